@@ -1,0 +1,1 @@
+"""Measurements of KernelJudge, each a command: `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,5 @@
+import torch
+
+
+def project(input, weights):
+    return torch.matmul(input, weights)

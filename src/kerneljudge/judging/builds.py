@@ -1,0 +1,112 @@
+"""Builds for a judge: from the cache, or by a builder of its own process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+
+from kerneljudge import building
+from kerneljudge.building import BuildRequest, BuildResult
+from kerneljudge.judging.processes import RunnerFault, ZygoteProcess
+from kerneljudge.runtime.messages import Build, Built, FromBuilder
+from kerneljudge.schema import FaultKind
+
+__all__ = ["Builds", "place"]
+
+_MAX_ARTEFACT_BYTES = 512 * 2**20
+
+
+class Builds:
+    """Answers build requests. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        zygote: ZygoteProcess,
+        cache: building.BuildCache,
+        toolchain: building.Toolchain,
+        include_cache: Path,
+    ) -> None:
+        self._zygote = zygote
+        self._cache = cache
+        self._toolchain = toolchain
+        self._include_cache = include_cache
+
+    def build(self, request: BuildRequest, deadline: float) -> BuildResult:
+        """The result of a build; `deadline` is a `time.monotonic()` value.
+
+        A builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
+        """
+        key = building.cache_key(request, self._toolchain)
+        with self._cache.lock(key):
+            cached = self._cache.lookup(key)
+            if cached is not None:
+                return cached
+            started = time.monotonic()
+            child = self._zygote.fork("builder", FromBuilder)
+            try:
+                number = child.next_request()
+                child.send(Build(request=number, build=request), deadline=deadline)
+                answer = child.receive(deadline)
+                if not isinstance(answer, Built) or answer.request != number:
+                    raise child.protocol_error("the builder sent no answer to its request")
+                result = answer.result
+                _check_artefacts(result, child.scratch)
+                result.seconds = time.monotonic() - started
+                return self._cache.publish(key, result)
+            except RunnerFault as fault:
+                return _failed(request, fault, child.printed, time.monotonic() - started)
+            finally:
+                child.close()
+
+
+def place(result: BuildResult, folder: Path) -> BuildResult:
+    """Copies a build's artefacts into a runner's folder: it reads its own, and no cache."""
+    target = folder / f"build-{len(list(folder.glob('build-*')))}"
+    target.mkdir()
+    owner = folder.stat()
+    placed = {}
+    for role, path in result.artefacts.items():
+        placed[role] = target / path.name
+        shutil.copyfile(path, placed[role])
+        placed[role].chmod(0o444)
+    os.chown(target, owner.st_uid, owner.st_gid)
+    return result.model_copy(update={"artefacts": placed})
+
+
+def _check_artefacts(result: BuildResult, scratch: Path) -> None:
+    """Raises `RunnerFault` unless every artefact is a plain file in the builder's own folder."""
+    for role, path in result.artefacts.items():
+        resolved = path.resolve()
+        status = resolved.lstat() if resolved.exists() else None
+        if (
+            status is None
+            or not resolved.is_relative_to(scratch.resolve())
+            or not stat.S_ISREG(status.st_mode)
+            or status.st_nlink != 1
+            or status.st_size > _MAX_ARTEFACT_BYTES
+        ):
+            raise RunnerFault(
+                FaultKind.PROTOCOL_ERROR,
+                f"the builder's artefact {role!r} is not a file of its own",
+            )
+        result.artefacts[role] = resolved
+
+
+def _failed(request: BuildRequest, fault: RunnerFault, printed: str, seconds: float) -> BuildResult:
+    kinds = {
+        FaultKind.TIMEOUT: "timeout",
+        FaultKind.OUT_OF_MEMORY: "out_of_memory",
+    }
+    way = "nvcc" if getattr(request, "compiler", None) == "nvcc" else "nvrtc"
+    return BuildResult.model_validate(
+        {
+            "ok": False,
+            "way": "fast" if request.kind == "extension" else way,
+            "log": f"{fault.message}\n{printed}".strip(),
+            "fault": kinds.get(fault.kind, "compile_error"),
+            "seconds": seconds,
+        }
+    )

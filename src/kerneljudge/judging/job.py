@@ -1,0 +1,573 @@
+"""One job, from source to verdict."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from kerneljudge.building import BuildResult
+from kerneljudge.judging.builds import place
+from kerneljudge.judging.correctness import (
+    Output,
+    Tolerance,
+    compare_all,
+    indifferent,
+)
+from kerneljudge.judging.inputs import Inputs, for_runner, from_contract, from_made, lend
+from kerneljudge.judging.machine import Machine
+from kerneljudge.judging.processes import RunnerFault, RunnerProcess, ZygoteLost
+from kerneljudge.judging.seeds import derive, draw
+from kerneljudge.judging.tensors import Transport, poison
+from kerneljudge.languages import LANGUAGES, Refusal
+from kerneljudge.runtime.memory import OwnedRegion, layout
+from kerneljudge.runtime.messages import (
+    Attach,
+    Attached,
+    Build,
+    Built,
+    Load,
+    Loaded,
+    Made,
+    MakeInputs,
+    Placement,
+    Profile,
+    Profiled,
+    Ran,
+    Run,
+    SlotLayout,
+)
+from kerneljudge.runtime.values import TensorValue, Value, leaves, restore
+from kerneljudge.schema import (
+    BuildReport,
+    CheckReport,
+    ClockReport,
+    CompareRequest,
+    Fault,
+    FaultKind,
+    JobReport,
+    JobRequest,
+    KernelCode,
+    KernelType,
+    Phase,
+    Side,
+    SideReport,
+    Verdict,
+)
+from kerneljudge.timing import summarize
+
+__all__ = ["judge"]
+
+_FAULTS = {
+    "compile_error": FaultKind.COMPILE_ERROR,
+    "timeout": FaultKind.TIMEOUT,
+    "out_of_memory": FaultKind.OUT_OF_MEMORY,
+    "unavailable": FaultKind.UNSUPPORTED,
+}
+
+
+class _Stop(Exception):
+    """The job is decided; the report says how."""
+
+
+@dataclass
+class _Contender:
+    """One kernel of the job."""
+
+    side: Side
+    kernel: KernelCode
+    report: SideReport
+    built: list[BuildResult] = field(default_factory=list)
+    runner: RunnerProcess | None = None
+    transport: Transport | None = None
+    region: OwnedRegion | None = None
+    placements: list[Placement] = field(default_factory=list)
+    attached: tuple[Any, ...] | None = None
+    restored: bool = False
+    """Whether it was given what Triton had compiled for its source before."""
+
+    @property
+    def running(self) -> tuple[RunnerProcess, Transport]:
+        """Its runner, once it has one."""
+        if self.runner is None or self.transport is None:
+            raise RuntimeError(f"the {self.side} has no runner yet")
+        return self.runner, self.transport
+
+
+def judge(
+    machine: Machine, request: JobRequest, progress: Callable[[JobReport], None]
+) -> JobReport:
+    """Judges one job; `progress` gets the report after each phase.
+
+    Never raises for what a kernel does: the report tells it.
+    """
+    job = _Job(machine, request, progress)
+    try:
+        with ExitStack() as stack:
+            job.run(stack)
+    except _Stop:
+        pass
+    except torch.OutOfMemoryError as error:
+        job.report.verdict = Verdict.OUT_OF_MEMORY
+        job.report.error = (
+            "the job's inputs and outputs do not fit on the device beside each other:"
+            f" {str(error).splitlines()[0]}"
+        )
+    except ZygoteLost as error:
+        machine.restart_zygote_if_lost()
+        job.report.verdict = Verdict.INTERNAL_ERROR
+        job.report.error = str(error)
+    except Exception:
+        # The judge's own mistake must end this job, and no other.
+        job.report.verdict = Verdict.INTERNAL_ERROR
+        job.report.error = traceback.format_exc()
+    finally:
+        if machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+    return job.report
+
+
+class _Job:
+    def __init__(
+        self, machine: Machine, request: JobRequest, progress: Callable[[JobReport], None]
+    ) -> None:
+        self._machine = machine
+        self._request = request
+        self._progress = progress
+        self._deadline = time.monotonic() + request.timeout
+        self._seed = request.seed if request.seed is not None else draw()
+        candidate = SideReport()
+        reference = None
+        self._contenders: list[_Contender] = []
+        if isinstance(request, CompareRequest):
+            reference = SideReport()
+            self._contenders.append(_Contender("reference", request.ref_kernel, reference))
+            self._contenders.append(_Contender("candidate", request.custom_kernel, candidate))
+        else:
+            self._contenders.append(_Contender("candidate", request.kernel, candidate))
+        self.report = JobReport(
+            verdict=Verdict.INTERNAL_ERROR,
+            phase=Phase.READ,
+            candidate=candidate,
+            reference=reference,
+            seed=self._seed,
+            transport=machine.transport,
+            transport_reason=machine.transport_reason,
+            environment=machine.environment,
+        )
+        self._tolerance: Tolerance | None = None
+        if isinstance(request, CompareRequest):
+            self._tolerance = Tolerance(request.atol, request.rtol, not request.tolerance_given)
+            self.report.atol, self.report.rtol = request.atol, request.rtol
+            self.report.exact_integers = self._tolerance.exact_integers
+
+    def run(self, stack: ExitStack) -> None:
+        """All phases. Raises `_Stop` where the job is decided early."""
+        with self._phase(Phase.READ):
+            for contender in self._contenders:
+                with self._blame(contender):
+                    self._read(contender)
+        with self._phase(Phase.BUILD):
+            for contender in self._contenders:
+                with self._blame(contender):
+                    self._build(contender)
+        waiting = time.monotonic()
+        stack.enter_context(self._machine.lease)
+        self._machine.make_room()
+        # Waiting for other jobs is not this one's doing.
+        self._deadline += time.monotonic() - waiting
+        with self._phase(Phase.LOAD):
+            self._load(stack)
+        with self._phase(Phase.CHECK):
+            self._check()
+        with self._phase(Phase.PROFILE):
+            self._profile()
+        self.report.verdict = Verdict.ACCEPTED
+        self.report.phase = Phase.DONE
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        self.report.phase = phase
+        self._progress(self.report)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.report.phase_seconds[phase] = time.monotonic() - started
+            for contender in self._contenders:
+                if contender.runner is not None:
+                    contender.report.stdout = contender.runner.child.printed
+
+    @contextmanager
+    def _blame(self, contender: _Contender) -> Iterator[None]:
+        """Turns what a kernel did wrong into the verdict."""
+        try:
+            yield
+        except RunnerFault as fault:
+            self._fail(
+                contender,
+                Fault(
+                    kind=fault.kind,
+                    side=contender.side,
+                    phase=self.report.phase,
+                    message=fault.message,
+                    hint=fault.hint,
+                    traceback=fault.traceback,
+                    exit_code=fault.exit_code,
+                ),
+            )
+
+    def _fail(self, contender: _Contender, fault: Fault) -> None:
+        contender.report.fault = fault
+        self.report.fault = fault
+        self.report.verdict = (
+            Verdict.REFERENCE_FAILED if contender.side == "reference" else Verdict(fault.kind)
+        )
+        raise _Stop
+
+    def _read(self, contender: _Contender) -> None:
+        kernel = contender.kernel
+        try:
+            LANGUAGES[kernel.kernel_type].read(kernel, contender.side)
+        except Refusal as refusal:
+            raise RunnerFault(FaultKind.REFUSED, refusal.message, hint=refusal.hint) from None
+
+    def _build(self, contender: _Contender) -> None:
+        language = LANGUAGES[contender.kernel.kernel_type]
+        contender.report.build = BuildReport(
+            way="none" if contender.kernel.kernel_type is KernelType.TORCH else "jit"
+        )
+        for request in language.builds(contender.kernel, self._machine.architecture):
+            result = self._machine.builds.build(request, self._deadline)
+            self._note_build(contender, result)
+            if not result.ok:
+                raise RunnerFault(
+                    _FAULTS[result.fault or "compile_error"],
+                    _first_error(result.log),
+                    hint=result.hint,
+                    traceback=result.log,
+                )
+            contender.built.append(result)
+
+    def _note_build(self, contender: _Contender, result: BuildResult) -> None:
+        before = contender.report.build
+        first = before is None or before.way in ("none", "jit")
+        contender.report.build = BuildReport(
+            way=result.way,
+            reason=result.reason,
+            cached=result.cached and (first or before is None or before.cached),
+            seconds=result.seconds + (before.seconds if before else 0.0),
+            architecture=self._machine.architecture,
+            log=result.log or None,
+        )
+
+    def _load(self, stack: ExitStack) -> None:
+        """Both sources, at once where neither may ask for a build: the device is given up then."""
+        begun: list[tuple[_Contender, int]] = []
+        for contender in self._contenders:
+            contender.runner = self._machine.take_runner()
+            contender.transport = Transport(
+                contender.runner,
+                self._machine.device,
+                self._machine.transport,
+                self._machine.max_result_bytes,
+                self._note_staging,
+            )
+            stack.callback(self._machine.retire, contender.runner, contender.transport)
+        init_inputs: Value | None = None
+        together = not any(
+            contender.kernel.kernel_type in (KernelType.TORCH_CUDA, KernelType.MULTI_KERNEL)
+            or _takes_init_inputs(contender.kernel)
+            for contender in self._contenders
+        )
+        for contender in self._contenders:
+            with self._blame(contender):
+                begun.append((contender, self._begin_load(contender, init_inputs)))
+                if not together:
+                    init_inputs = self._finish_load(*begun.pop())
+        for contender, number in begun:
+            with self._blame(contender):
+                self._finish_load(contender, number)
+
+    def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
+        runner, _ = contender.running
+        contender.restored = self._machine.triton_cache.restore(
+            contender.kernel, runner.child.scratch / "triton"
+        )
+        kernel = contender.kernel.model_copy(update={"io": for_runner(contender.kernel.io)})
+        return runner.begin(
+            Load,
+            deadline=self._deadline,
+            kernel=kernel,
+            side=contender.side,
+            seed=derive(self._seed, "load"),
+            built=[place(result, runner.child.scratch) for result in contender.built],
+            init_inputs=init_inputs,
+        )
+
+    def _finish_load(self, contender: _Contender, number: int) -> Value | None:
+        runner, _ = contender.running
+
+        def build(message: Build) -> Built:
+            with self._machine.lease.given_up():
+                result = self._machine.builds.build(message.build, self._deadline)
+            self._note_build(contender, result)
+            if result.ok:
+                result = place(result, runner.child.scratch)
+            return Built(request=message.request, result=result)
+
+        loaded = runner.finish(number, Loaded, deadline=self._deadline, build=build)
+        contender.report.compiled = True
+        contender.report.kernel_name = loaded.kernel_name
+        contender.report.notes = loaded.notes
+        return loaded.init_inputs
+
+    def _note_staging(self, reason: str) -> None:
+        self.report.transport = "host_staging"
+        self.report.transport_reason = reason
+
+    def _check(self) -> None:
+        earlier: list[Output] | None = None
+        indifference: list[dict[str, bool]] = []
+        wrong: str | None = None
+        for trial in range(self._request.num_checks):
+            seed = derive(self._seed, "run", trial)
+            outputs: list[list[Output]] = []
+            given: Inputs | None = None
+            for contender in self._contenders:
+                with self._blame(contender):
+                    inputs = self._inputs(contender, trial, given)
+                    self._attach(contender, inputs, trial)
+                    outputs.append(self._run(contender, inputs, seed))
+                if trial == 0:
+                    self._keep_compiled(contender)
+                given = given or inputs
+            check = CheckReport(trial=trial, seed=seed, passed=True)
+            self.report.checks.append(check)
+            if self._tolerance is None:
+                continue
+            expected, actual = outputs
+            if not expected:
+                with self._blame(self._contenders[0]):
+                    raise RunnerFault(
+                        FaultKind.RUNTIME_ERROR,
+                        "the reference gives nothing to compare: it returns no value, and its"
+                        " contract has no output",
+                        hint="Return the result, or give an argument the role `output`.",
+                    )
+            check.outputs, check.message = compare_all(expected, actual, self._tolerance)
+            check.passed = check.message is None
+            wrong = wrong or check.message
+            indifference.append(indifferent(expected, earlier, self._tolerance))
+            earlier = earlier or expected
+            self._progress(self.report)
+        self._warn(indifference)
+        if wrong is not None:
+            self.report.verdict = Verdict.WRONG_ANSWER
+            raise _Stop
+
+    def _keep_compiled(self, contender: _Contender) -> None:
+        runner, _ = contender.running
+        folder = runner.child.scratch / "triton"
+        compiled = self._machine.triton_cache.harvest(contender.kernel, folder)
+        build = contender.report.build
+        if build is not None and build.way == "jit":
+            build.cached = contender.restored and not compiled
+
+    def _warn(self, indifference: list[dict[str, bool]]) -> None:
+        kinds = [kind for found in indifference for kind in found]
+        for kind in dict.fromkeys(kinds):
+            verdicts = [found[kind] for found in indifference if kind in found]
+            if verdicts and all(verdicts):
+                self.report.task_warnings.append(
+                    f"{kind} would pass: this task, with these tolerances, cannot tell right from"
+                    " wrong"
+                )
+
+    def _inputs(self, contender: _Contender, trial: int, given: Inputs | None) -> Inputs:
+        """The arguments of one trial for one kernel.
+
+        The reference's (or sole kernel's) are its contract's, or its own `get_inputs`, or, where
+        it has neither, those of the candidate's contract. The candidate's contract is given the
+        reference's values; without a contract it gets the reference's arguments.
+        """
+        machine, contract = self._machine, contender.kernel.io
+        if given is not None:
+            if contract is None:
+                lent = lend(given, self._contenders[0].kernel.kernel_type)
+                self.report.inputs_from = {
+                    parameter.name: f"the reference's {parameter.name!r}"
+                    for parameter in lent.parameters
+                }
+                return lent
+            inputs, self.report.inputs_from = from_contract(
+                contract, machine.device, self._seed, trial, given
+            )
+            return inputs
+        if contract is not None:
+            inputs, origins = from_contract(contract, machine.device, self._seed, trial, None)
+            if len(self._contenders) == 1:
+                self.report.inputs_from = origins
+            return inputs
+        runner, transport = contender.running
+        others = [other.kernel for other in self._contenders if other is not contender]
+        try:
+            made = runner.ask(
+                MakeInputs,
+                Made,
+                deadline=self._deadline,
+                seed=derive(self._seed, "inputs", trial),
+            )
+        except RunnerFault as fault:
+            lacking = fault.kind is FaultKind.RUNTIME_ERROR and fault.traceback is None
+            if not lacking or not others or others[0].io is None:
+                raise
+            inputs, _ = from_contract(others[0].io, machine.device, self._seed, trial, None)
+            return lend(inputs, others[0].kernel_type)
+        inputs = from_made(made, transport.collect(made.tensors, self._deadline))
+        if len(self._contenders) == 1:
+            self.report.inputs_from = {
+                parameter.name: "get_inputs()" for parameter in inputs.parameters
+            }
+        return inputs
+
+    def _attach(self, contender: _Contender, inputs: Inputs, trial: int) -> None:
+        """Puts the arguments into memory that the runner sees, outputs poisoned."""
+        runner, transport = contender.running
+        parameters = inputs.parameters
+        if contender.attached != inputs.layout_key():
+            contender.placements, size = layout(
+                [(parameter.dtype, parameter.shape, parameter.strides) for parameter in parameters]
+            )
+            contender.region = transport.region(size)
+            runner.ask(
+                Attach,
+                Attached,
+                deadline=self._deadline,
+                descriptors=contender.region.descriptors,
+                region=contender.region.region,
+                slots=[SlotLayout(arguments=inputs.tree, placements=contender.placements)],
+                names=inputs.names,
+            )
+            contender.attached = inputs.layout_key()
+        if contender.region is None:
+            raise RuntimeError("no region was made")
+        for parameter, placement in zip(parameters, contender.placements, strict=True):
+            tensor = contender.region.tensor(placement)
+            if parameter.value is None:
+                poison(tensor, trial)
+            else:
+                tensor.copy_(parameter.value)
+        self._synchronize()
+
+    def _run(self, contender: _Contender, inputs: Inputs, seed: int) -> list[Output]:
+        """Runs the kernel once; its outputs, in memory that no runner sees.
+
+        They are the contract's outputs, in its order, and then what was returned, except for
+        tensors that are those outputs themselves. For /evaluate nobody needs them.
+        """
+        runner, transport = contender.running
+        ran = runner.ask(Run, Ran, deadline=self._deadline, slot=0, seed=seed)
+        if self._tolerance is None:
+            return []
+        parameters = inputs.parameters
+        region = contender.region
+        if region is None:
+            raise RuntimeError("no region was made")
+        outputs = [
+            Output(parameter.name, region.tensor(placement).to(self._machine.device, copy=True))
+            for parameter, placement in zip(parameters, contender.placements, strict=True)
+            if parameter.role != "input"
+        ]
+        self._synchronize()
+        returned = transport.collect(ran.tensors, self._deadline)
+        for path, leaf in leaves(ran.value, "output"):
+            try:
+                value = restore(leaf, returned)
+            except ValueError as error:
+                raise RunnerFault(FaultKind.PROTOCOL_ERROR, str(error)) from error
+            if value is None:
+                continue
+            device = None
+            if isinstance(leaf, TensorValue):
+                meta = ran.tensors[leaf.index]
+                device = meta.device
+                alias = meta.alias
+                if (
+                    alias is not None
+                    and 0 <= alias < len(parameters)
+                    and parameters[alias].role != "input"
+                ):
+                    continue
+            outputs.append(Output(path, value, device))
+        return outputs
+
+    def _profile(self) -> None:
+        """Times every kernel by the same clock: one that cannot be captured decides for both."""
+        with self._machine.quiet.timing():
+            clock = "auto"
+            profiled: list[Profiled] = []
+            for contender in self._contenders:
+                with self._blame(contender):
+                    profiled.append(self._time(contender, clock))
+            names = {answer.clock for answer in profiled}
+            if len(names) > 1:
+                reason = next(
+                    answer.fallback_reason for answer in profiled if answer.fallback_reason
+                )
+                for position, contender in enumerate(self._contenders):
+                    if profiled[position].clock == "cuda_graph":
+                        with self._blame(contender):
+                            answer = self._time(contender, "cuda_events")
+                        answer.fallback_reason = f"the other kernel needs events: {reason}"
+                        profiled[position] = answer
+        for contender, answer in zip(self._contenders, profiled, strict=True):
+            contender.report.runtime = summarize(answer.samples_ms)
+            contender.report.clock = ClockReport(
+                name=answer.clock,
+                fallback_reason=answer.fallback_reason,
+                warmup=self._request.num_warmup,
+                samples=len(answer.samples_ms),
+            )
+        reference, candidate = self.report.reference, self.report.candidate
+        if reference and reference.runtime and candidate.runtime and candidate.runtime.mean > 0:
+            self.report.speedup = reference.runtime.mean / candidate.runtime.mean
+
+    def _time(self, contender: _Contender, clock: str) -> Profiled:
+        runner, _ = contender.running
+        answer = runner.ask(
+            Profile,
+            Profiled,
+            deadline=self._deadline,
+            slots=[0],
+            seed=derive(self._seed, "profile"),
+            warmup=self._request.num_warmup,
+            samples=self._request.num_trials,
+            clock=clock,
+        )
+        if len(answer.samples_ms) != self._request.num_trials:
+            raise runner.child.protocol_error(
+                f"{len(answer.samples_ms)} samples were sent; {self._request.num_trials} were asked"
+                " for"
+            )
+        return answer
+
+    def _synchronize(self) -> None:
+        if self._machine.device.type == "cuda":
+            torch.cuda.synchronize(self._machine.device)
+
+
+def _takes_init_inputs(kernel: KernelCode) -> bool:
+    """Whether a candidate may need the reference's constructor arguments first."""
+    return kernel.kernel_type is KernelType.TORCH and "get_init_inputs" in kernel.source_code
+
+
+def _first_error(log: str) -> str:
+    """The line of a compiler's log that says what is wrong."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[0] if lines else "")

@@ -1,0 +1,538 @@
+"""Runners and builders as the judge sees them: processes that may do anything at any time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, TypeAdapter
+
+from kerneljudge.runtime.channel import (
+    Channel,
+    ChannelBroken,
+    ChannelClosed,
+    ChannelTimeout,
+)
+from kerneljudge.runtime.messages import (
+    Build,
+    Exited,
+    Failed,
+    Fork,
+    Forked,
+    FromRunner,
+    FromZygote,
+    Ready,
+    SandboxLayer,
+    ZygoteReady,
+)
+from kerneljudge.runtime.sandbox import unreachable_by_others
+from kerneljudge.schema import FaultKind
+
+__all__ = [
+    "Child",
+    "Limits",
+    "RunnerFault",
+    "RunnerProcess",
+    "ZygoteLost",
+    "ZygoteProcess",
+]
+
+# The range that systemd hands out to services of no fixed user (systemd.exec(5), DynamicUser).
+_FIRST_UID, _LAST_UID = 61184, 65519
+_START_SECONDS = 120.0
+_KILL_SECONDS = 60.0
+_MEMORY_POLL_SECONDS = 0.1
+_TAIL_BYTES = 16_384
+
+_KEPT_ENVIRONMENT = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NCCL_NVLS_ENABLE",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST",
+    "NVSHMEM_DISABLE_NVLS",
+)
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class RunnerFault(Exception):
+    """A runner failed; the fault is that of the code that it was running."""
+
+    def __init__(
+        self,
+        kind: FaultKind,
+        message: str,
+        *,
+        hint: str | None = None,
+        traceback: str | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.hint = hint
+        self.traceback = traceback
+        self.exit_code = exit_code
+
+
+class ZygoteLost(Exception):
+    """The zygote ended: the judge's own fault, and nobody's kernel's."""
+
+
+class Limits(BaseModel):
+    """What one runner or builder may use of the host."""
+
+    memory_bytes: int
+    """Resident memory of the process."""
+    output_bytes: int = 16 * 2**20
+    """What it may print."""
+
+
+class ZygoteProcess:
+    """The judge's zygote. Forks from any thread."""
+
+    def __init__(
+        self,
+        device: Literal["cuda", "cpu"],
+        limits: Limits,
+        *,
+        include_cache: Path,
+        triton_seed: Path,
+    ) -> None:
+        """Starts the process; `wait_ready` waits for its imports."""
+        self._device = device
+        self._limits = limits
+        self._include_cache = include_cache
+        self._triton_seed = triton_seed
+        self._folder = Path(tempfile.mkdtemp(prefix="kerneljudge-"))
+        self._folder.chmod(0o711)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._requests = 0
+        self._forked: dict[int, tuple[int, int]] = {}
+        self._exits: dict[int, int] = {}
+        self._ready = False
+        self._lost = False
+        ours, theirs = socket.socketpair()
+        environment = {
+            name: value for name, value in os.environ.items() if name in _KEPT_ENVIRONMENT
+        }
+        if "PYTHONPATH" in environment:
+            # Runners change their folder: what is relative to this one must not be.
+            environment["PYTHONPATH"] = os.pathsep.join(
+                os.path.abspath(path) for path in environment["PYTHONPATH"].split(os.pathsep)
+            )
+        environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        environment["PYTHONUNBUFFERED"] = "1"
+        # numpy's BLAS would start threads at its import, and a process with threads does not fork
+        # safely.
+        environment["OPENBLAS_NUM_THREADS"] = "1"
+        environment["HOME"] = str(self._folder)
+        if device == "cpu":
+            environment["TRITON_INTERPRET"] = "1"
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "kerneljudge.runtime.zygote", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+            )
+        self._channel: Channel[Any] = Channel(ours, FromZygote, takes_descriptors=True)
+        threading.Thread(target=self._read, name="zygote-reader", daemon=True).start()
+
+    def wait_ready(self) -> None:
+        """Returns when it forks. Raises `ZygoteLost` if it ends before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._lost)
+            self._check()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has ended."""
+        return self._lost
+
+    def close(self) -> None:
+        """Ends it, and with it everything that it forked."""
+        self._channel.shutdown()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def fork(self, role: Literal["runner", "builder"], incoming: TypeAdapter[Any]) -> Child:
+        """A new process in a new scratch folder. Raises `ZygoteLost`."""
+        ours, theirs = socket.socketpair()
+        output_read, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(output_write, True)
+        with self._changed:
+            self._check()
+            self._requests += 1
+            number = self._requests
+            uid = None
+            if os.getuid() == 0 and unreachable_by_others() is None:
+                uid = _FIRST_UID + number % (_LAST_UID - _FIRST_UID + 1)
+            scratch = self._folder / f"{role}-{number}"
+            scratch.mkdir(mode=0o700)
+            if uid is not None:
+                os.chown(scratch, uid, uid)
+            request = Fork(
+                request=number,
+                role=role,
+                scratch=str(scratch),
+                uid=uid,
+                device=self._device,
+                max_data_bytes=self._limits.memory_bytes if self._device == "cpu" else None,
+                include_cache=str(self._include_cache),
+                triton_seed=str(self._triton_seed),
+            )
+            with theirs:
+                self._channel.send(request, [theirs.fileno(), output_write])
+            os.close(output_write)
+            self._changed.wait_for(lambda: number in self._forked or self._lost)
+            self._check()
+            pid, pidfd = self._forked.pop(number)
+        channel: Channel[Any] = Channel(ours, incoming, takes_descriptors=False)
+        return Child(self, pid, pidfd, channel, output_read, scratch, self._limits)
+
+    def exit_code(self, pid: int, seconds: float) -> int | None:
+        """How a forked process ended, once nothing that it started is left; None if it has not
+        within `seconds`. Raises `ZygoteLost`."""
+        with self._changed:
+            self._changed.wait_for(lambda: pid in self._exits or self._lost, seconds)
+            if pid in self._exits:
+                return self._exits[pid]
+            self._check()
+            return None
+
+    def forget(self, pid: int) -> None:
+        """Drops what is remembered of an ended process."""
+        with self._lock:
+            self._exits.pop(pid, None)
+
+    def _check(self) -> None:
+        if self._lost:
+            raise ZygoteLost("the zygote process ended")
+
+    def _read(self) -> None:
+        try:
+            while True:
+                message = self._channel.receive()
+                with self._changed:
+                    if isinstance(message, ZygoteReady):
+                        self._ready = True
+                    elif isinstance(message, Forked):
+                        (pidfd,) = self._channel.take_descriptors(1)
+                        self._forked[message.request] = (message.pid, pidfd)
+                    elif isinstance(message, Exited):
+                        self._exits[message.pid] = message.exit_code
+                    self._changed.notify_all()
+        except (ChannelClosed, ChannelBroken, OSError):
+            with self._changed:
+                self._lost = True
+                self._changed.notify_all()
+
+
+class Child:
+    """A process forked by the zygote, and everything of it that the judge holds."""
+
+    def __init__(
+        self,
+        zygote: ZygoteProcess,
+        pid: int,
+        pidfd: int,
+        channel: Channel[Any],
+        output: int,
+        scratch: Path,
+        limits: Limits,
+    ) -> None:
+        self.pid = pid
+        self.scratch = scratch
+        self._zygote = zygote
+        self._pidfd = pidfd
+        self._channel = channel
+        self._output = output
+        self._limits = limits
+        self._printed = 0
+        self._tail = b""
+        self._requests = 0
+        self._oom_kills = _oom_kills()
+        self._closed = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended."""
+        return not select.select([self._pidfd], [], [], 0)[0]
+
+    @property
+    def printed(self) -> str:
+        """The end of what it printed."""
+        text = self._tail.decode(errors="replace")
+        return text if self._printed <= _TAIL_BYTES else f"[…]{text}"
+
+    def next_request(self) -> int:
+        """The number of a new request."""
+        self._requests += 1
+        return self._requests
+
+    def send(self, message: BaseModel, descriptors: Sequence[int] = (), *, deadline: float) -> None:
+        """Sends a request. Raises `RunnerFault` if the process is dead or does not read."""
+        try:
+            self._channel.send(message, descriptors, deadline=deadline)
+        except ChannelClosed:
+            raise self._death() from None
+        except ChannelTimeout:
+            raise self._timeout() from None
+
+    def receive(self, deadline: float) -> Any:
+        """The next message of the process. Raises `RunnerFault` for everything else it may do."""
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.register(self._output, select.POLLIN)
+        poll.register(self._pidfd, select.POLLIN)
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise self._timeout()
+            events = {
+                descriptor
+                for descriptor, _ in poll.poll(min(remaining, _MEMORY_POLL_SECONDS) * 1000)
+            }
+            if self._output in events and not self._drain():
+                poll.unregister(self._output)
+            try:
+                message = self._channel.next()
+            except ChannelClosed:
+                raise self._death() from None
+            except ChannelBroken as error:
+                raise self._broken(str(error)) from None
+            if message is not None:
+                return message
+            if self._pidfd in events:
+                raise self._death()
+            self._watch_memory()
+
+    def kill(self) -> int | None:
+        """Kills it with everything that it started; its exit code, None if it resists."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return self._zygote.exit_code(self.pid, _KILL_SECONDS)
+
+    def close(self) -> None:
+        """Ends it if it has not ended, and removes its folder."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(ZygoteLost):
+            self.kill()
+        self._channel.close()
+        os.close(self._output)
+        os.close(self._pidfd)
+        self._zygote.forget(self.pid)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def protocol_error(self, message: str) -> RunnerFault:
+        """Kills the process, whose answer is none."""
+        self.kill()
+        return RunnerFault(FaultKind.PROTOCOL_ERROR, message)
+
+    def _drain(self) -> bool:
+        """Reads what was printed; False once there will be no more."""
+        try:
+            data = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return True
+        self._printed += len(data)
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+        if self._printed > self._limits.output_bytes:
+            self.kill()
+            raise RunnerFault(
+                FaultKind.OUTPUT_LIMIT,
+                f"the kernel printed more than {self._limits.output_bytes >> 20} MiB",
+                hint="Remove the printing.",
+            )
+        return bool(data)
+
+    def _watch_memory(self) -> None:
+        try:
+            pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError, IndexError):
+            return
+        if pages * os.sysconf("SC_PAGE_SIZE") > self._limits.memory_bytes:
+            self.kill()
+            raise RunnerFault(
+                FaultKind.OUT_OF_MEMORY,
+                "the process used more host memory than the"
+                f" {self._limits.memory_bytes / 2**30:.1f} GiB it may have",
+            )
+
+    def _timeout(self) -> RunnerFault:
+        self.kill()
+        return RunnerFault(
+            FaultKind.TIMEOUT,
+            "the kernel did not end within the job's timeout; its process was killed",
+            hint="Look for an endless loop, on the host or on the device, or raise `timeout`.",
+        )
+
+    def _broken(self, message: str) -> RunnerFault:
+        # A process that dies may leave half a message behind: its death is then the news.
+        if select.select([self._pidfd], [], [], 1.0)[0]:
+            return self._death()
+        return self.protocol_error(message)
+
+    def _death(self) -> RunnerFault:
+        """What the process died of. The channel is closed, or the process has ended."""
+        code = self._zygote.exit_code(self.pid, 5.0)
+        if code is None:
+            code = self.kill()
+            return RunnerFault(
+                FaultKind.CRASHED, "the process closed its channel to the judge", exit_code=code
+            )
+        while select.select([self._output], [], [], 0)[0] and self._drain():
+            pass
+        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return RunnerFault(
+                FaultKind.OUT_OF_MEMORY,
+                "the kernel ran out of host memory and was killed by the system",
+                exit_code=code,
+            )
+        if code < 0:
+            name = signal.Signals(-code).name
+            return RunnerFault(
+                FaultKind.CRASHED, f"the process was killed by {name}", exit_code=code
+            )
+        return RunnerFault(
+            FaultKind.CRASHED,
+            f"the process ended itself with exit code {code} before it answered",
+            exit_code=code,
+        )
+
+
+class RunnerProcess:
+    """A runner: asks it one thing at a time, and takes nothing for an answer but the answer."""
+
+    def __init__(self, child: Child, layers: list[SandboxLayer]) -> None:
+        self.child = child
+        self.layers = layers
+
+    @classmethod
+    def start(cls, zygote: ZygoteProcess) -> RunnerProcess:
+        """Forks a runner and waits until it stands ready.
+
+        Raises `ZygoteLost`, or `RunnerFault` where the trusted start itself fails.
+        """
+        child = zygote.fork("runner", FromRunner)
+        try:
+            message = child.receive(time.monotonic() + _START_SECONDS)
+        except RunnerFault as fault:
+            printed = child.printed
+            child.close()
+            fault.traceback = printed
+            raise
+        if not isinstance(message, Ready):
+            child.close()
+            raise RunnerFault(FaultKind.PROTOCOL_ERROR, "the runner did not start")
+        return cls(child, message.layers)
+
+    def ask(
+        self,
+        request: type[BaseModel],
+        answer: type[Answer],
+        *,
+        deadline: float,
+        build: Callable[[Build], BaseModel] | None = None,
+        descriptors: Sequence[int] = (),
+        **fields: Any,
+    ) -> Answer:
+        """Sends a request and returns its answer. Raises `RunnerFault`."""
+        number = self.begin(request, deadline=deadline, descriptors=descriptors, **fields)
+        return self.finish(number, answer, deadline=deadline, build=build)
+
+    def begin(
+        self,
+        request: type[BaseModel],
+        *,
+        deadline: float,
+        descriptors: Sequence[int] = (),
+        **fields: Any,
+    ) -> int:
+        """Sends a request; `finish` takes its number."""
+        number = self.child.next_request()
+        self.child.send(request(request=number, **fields), descriptors, deadline=deadline)
+        return number
+
+    def finish(
+        self,
+        number: int,
+        answer: type[Answer],
+        *,
+        deadline: float,
+        build: Callable[[Build], BaseModel] | None = None,
+    ) -> Answer:
+        """Waits for the answer. Builds that the runner asks for meanwhile are made by `build`,
+        and their time is not the runner's."""
+        while True:
+            message = self.child.receive(deadline)
+            if getattr(message, "request", None) != number:
+                raise self.child.protocol_error(
+                    f"the process sent a {message.type!r} that answers no request of the judge's"
+                )
+            if isinstance(message, answer):
+                return message
+            if isinstance(message, Failed):
+                raise RunnerFault(
+                    FaultKind(message.kind),
+                    message.message,
+                    hint=message.hint,
+                    traceback=message.traceback,
+                )
+            if not isinstance(message, Build) or build is None:
+                raise self.child.protocol_error(
+                    f"the process answered with a {message.type!r} that was not asked for"
+                )
+            started = time.monotonic()
+            built = build(message)
+            deadline += time.monotonic() - started
+            self.child.send(built, deadline=deadline)
+
+    def close(self) -> None:
+        """Ends it."""
+        self.child.close()
+
+
+def _oom_kills() -> int:
+    for line in Path("/proc/vmstat").read_text().splitlines():
+        if line.startswith("oom_kill "):
+            return int(line.split()[1])
+    return 0

@@ -1,0 +1,1 @@
+"""Processes and what passes between them: channel, messages, memory, sandbox, zygote, runner."""

@@ -1,0 +1,70 @@
+"""Requests, reports and verdicts: everything that is said about a kernel, as pydantic models."""
+
+from kerneljudge.schema.base import Closed, Open
+from kerneljudge.schema.files import load_from_file, save_to_file, to_json
+from kerneljudge.schema.kernel import (
+    CudaOptions,
+    KernelCode,
+    KernelOptions,
+    KernelType,
+    MultiKernelOptions,
+    TorchCudaOptions,
+    TorchOptions,
+    TritonOptions,
+)
+from kerneljudge.schema.requests import (
+    CompareRequest,
+    EvaluateRequest,
+    JobRequest,
+    LegacyCompareRequest,
+)
+from kerneljudge.schema.verdict import (
+    BuildReport,
+    CheckReport,
+    ClockReport,
+    ElementReport,
+    Environment,
+    Fault,
+    FaultKind,
+    JobReport,
+    OutputReport,
+    Phase,
+    RuntimeStats,
+    Side,
+    SideReport,
+    Verdict,
+)
+
+__all__ = [
+    "BuildReport",
+    "CheckReport",
+    "ClockReport",
+    "Closed",
+    "CompareRequest",
+    "CudaOptions",
+    "ElementReport",
+    "Environment",
+    "EvaluateRequest",
+    "Fault",
+    "FaultKind",
+    "JobReport",
+    "JobRequest",
+    "KernelCode",
+    "KernelOptions",
+    "KernelType",
+    "LegacyCompareRequest",
+    "MultiKernelOptions",
+    "Open",
+    "OutputReport",
+    "Phase",
+    "RuntimeStats",
+    "Side",
+    "SideReport",
+    "TorchCudaOptions",
+    "TorchOptions",
+    "TritonOptions",
+    "Verdict",
+    "load_from_file",
+    "save_to_file",
+    "to_json",
+]

@@ -1,0 +1,82 @@
+"""What a client asks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from kerneljudge.schema.base import Closed
+from kerneljudge.schema.kernel import KernelCode, KernelType
+
+__all__ = ["CompareRequest", "EvaluateRequest", "JobRequest", "LegacyCompareRequest"]
+
+_Trials = Annotated[int, Field(ge=1, le=10_000)]
+_Timeout = Annotated[float, Field(ge=5, le=600)]
+_Tolerance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Measured(Closed):
+    num_trials: _Trials = 100
+    """Timed runs of each kernel."""
+    num_warmup: Annotated[int, Field(ge=0, le=1000)] = 10
+    """Untimed runs before them."""
+    num_checks: Annotated[int, Field(ge=1, le=100)] = 2
+    """Correctness trials, each on other values than the last."""
+    timeout: _Timeout = 120
+    """Seconds for the whole job, from its start on a device."""
+    seed: _Seed | None = None
+    """The seed that all values derive from which no contract fixes; drawn and reported if unset."""
+
+
+class EvaluateRequest(_Measured):
+    """Build, run and time one kernel."""
+
+    kernel: KernelCode
+    """The kernel."""
+
+
+class CompareRequest(_Measured):
+    """Check a candidate against a reference, and time both."""
+
+    ref_kernel: KernelCode
+    """The reference: what is right, and what to beat."""
+    custom_kernel: KernelCode
+    """The candidate."""
+    atol: _Tolerance = 1e-2
+    """Absolute tolerance of floating-point outputs; setting it applies it to integers too."""
+    rtol: _Tolerance = 1e-2
+    """Relative tolerance of floating-point outputs; setting it applies it to integers too."""
+
+    @property
+    def tolerance_given(self) -> bool:
+        """Whether the request itself sets a tolerance: integers are compared exactly otherwise."""
+        return bool({"atol", "rtol"} & self.model_fields_set)
+
+
+class LegacyCompareRequest(Closed):
+    """The older body of /compare: a `torch` reference against a `torch_cuda` candidate."""
+
+    ref_code: str = Field(min_length=1)
+    """Source of the reference, `class Model`."""
+    custom_code: str = Field(min_length=1)
+    """Source of the candidate, `class ModelNew`."""
+    num_trials: _Trials = 100
+    """Timed runs of each kernel."""
+    timeout: _Timeout = 30
+    """Seconds for the whole job."""
+
+    def modern(self) -> CompareRequest:
+        """The same request in today's form."""
+        return CompareRequest(
+            ref_kernel=KernelCode(source_code=self.ref_code, kernel_type=KernelType.TORCH),
+            custom_kernel=KernelCode(
+                source_code=self.custom_code, kernel_type=KernelType.TORCH_CUDA
+            ),
+            num_trials=self.num_trials,
+            timeout=self.timeout,
+        )
+
+
+JobRequest = EvaluateRequest | CompareRequest
