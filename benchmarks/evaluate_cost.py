@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.cases import CASES, Case, request
 from benchmarks.machine import describe
@@ -172,7 +173,7 @@ def phase_table(results: list[Measured]) -> Table:
             for seconds, phases in zip(result.seconds, result.phases, strict=True)
         )
         cells = [f"{seconds:.3f}" for seconds in [*medians, rest]]
-        table.add_row(result.case, *cells, "; ".join(result.notes))
+        table.add_row(result.case, *cells, Text("; ".join(result.notes)))
     return table
 
 
@@ -233,7 +234,7 @@ def main() -> int:
     """Runs the program. Returns 1 where KernelJudge did not accept a candidate."""
     arguments = _parse()
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 160)
+    console = Console(width=None if terminal else 160, highlight=False)
     progress = Console(stderr=True)
     task = task_of(arguments)
     results: list[Measured] = []
@@ -258,13 +259,12 @@ def main() -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
     for key, value in machine.items():
-        if key != "environment":
-            console.print(f"{key}: {value}", highlight=False, soft_wrap=True)
-    console.print(f"environment: {json.dumps(environment)}", highlight=False, soft_wrap=True)
+        text = json.dumps(value) if isinstance(value, dict) else value
+        console.print(f"{key}: {text}", highlight=False, markup=False, soft_wrap=True)
     for peer in peers:
         remarks = peer.notes if peer.error is None else [*peer.notes, f"not run: {peer.error}"]
         for remark in remarks:
-            console.print(f"{peer.system}, {peer.case}: {remark}", highlight=False, soft_wrap=True)
+            console.print(f"{peer.system}, {peer.case}: {remark}", markup=False, soft_wrap=True)
     console.print(phase_table(results))
     console.print(cost_table(results, peers))
     return 0 if all(result.verdict == "accepted" for result in results) else 1

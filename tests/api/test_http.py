@@ -338,6 +338,13 @@ async def test_what_is_no_json_is_a_400(raw: bytes) -> None:
             assert response.json()["status"] == "client_error"
 
 
+async def test_a_body_of_mistakes_gets_a_short_answer() -> None:
+    response = await post("/evaluate", {**EVALUATE, **{f"key{i}": i for i in range(5000)}})
+    assert response.status_code == 400
+    (issue,) = response.json()["validation_errors"]
+    assert "5000 mistakes" in issue["message"]
+
+
 async def test_triton_without_a_contract_breaks_a_rule() -> None:
     kernel = {"source_code": "@triton.jit\ndef k(): pass", "kernel_type": "triton"}
     for path, body in (

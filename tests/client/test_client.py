@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-import uvicorn
+from listening import listening
 from scripted import H200, STATS, ScriptedEvaluator, failed, partial
 
 from kerneljudge.api import CompareResponse, EvaluateResponse
-from kerneljudge.api.app import create_app
 from kerneljudge.client import KernelJudgeClient, KernelJudgeError, RequestError, ServerError
 from kerneljudge.contract import IOContractBuilder, create_randn_spec
 from kerneljudge.schema import (
@@ -27,23 +25,10 @@ from kerneljudge.schema import (
     Phase,
     Verdict,
 )
-from kerneljudge.service import JobService, Settings
 
 pytestmark = pytest.mark.integration
 
 KERNEL = KernelCode(source_code="def f(x): return x", kernel_type=KernelType.TORCH)
-
-
-class _Server(uvicorn.Server):
-    """Runs in a thread; tells when it listens."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = threading.Event()
-
-    async def startup(self, sockets: list[object] | None = None) -> None:
-        await super().startup(sockets)  # type: ignore[arg-type]
-        self.listening.set()
 
 
 @pytest.fixture
@@ -55,14 +40,8 @@ def evaluator() -> ScriptedEvaluator:
 @pytest.fixture
 def url(evaluator: ScriptedEvaluator) -> Iterator[str]:
     """A real HTTP server around the evaluator."""
-    app = create_app(JobService(evaluator), Settings(gpu_type=None))
-    server = _Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
-    thread.start()
-    assert server.listening.wait(30)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(evaluator) as address:
+        yield address
 
 
 @pytest.fixture

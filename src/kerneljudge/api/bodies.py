@@ -20,6 +20,7 @@ from kerneljudge.schema import CompareRequest, EvaluateRequest, KernelCode, Lega
 __all__ = ["COMPARE", "EVALUATE", "Body", "BodyError", "BodyTooLarge"]
 
 _Parsed = TypeVar("_Parsed")
+_MAX_LISTED = 100
 _KERNEL_FIELDS = frozenset({"kernel", "ref_kernel", "custom_kernel"})
 _PYDANTIC_PREFIX = re.compile(r"^Value error, ")
 
@@ -57,13 +58,19 @@ class Body(Generic[_Parsed]):
         raw = await _bounded(request, limit)
         return await asyncio.to_thread(self._parse, raw)
 
-    def _parse(self, raw: bytes) -> _Parsed:
+    def _parse(self, raw: bytes | bytearray) -> _Parsed:
         try:
             return self._adapter.validate_json(raw)
         except ValidationError as error:
             raise BodyError(self._answer(error)) from None
 
     def _answer(self, error: ValidationError) -> InvalidRequestResponse | BrokenRuleResponse:
+        count = error.error_count()
+        if count > _MAX_LISTED:
+            # A list of millions would cost more than the request.
+            message = f"{count} mistakes, too many to list: is this body meant for this address?"
+            issue = ValidationIssue(field="body", message=message, type="too_many_errors")
+            return InvalidRequestResponse(validation_errors=[issue])
         problems = [
             (self._path(problem), problem)
             for problem in error.errors(include_url=False, include_input=False)
@@ -97,7 +104,7 @@ class Body(Generic[_Parsed]):
         return ("body", *path)
 
 
-async def _bounded(request: Request, limit: int) -> bytes:
+async def _bounded(request: Request, limit: int) -> bytearray:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
@@ -106,7 +113,7 @@ async def _bounded(request: Request, limit: int) -> bytes:
         raw += chunk
         if len(raw) > limit:
             raise BodyTooLarge(limit)
-    return bytes(raw)
+    return raw
 
 
 def _breaks_a_rule(path: tuple[int | str, ...], problem: ErrorDetails) -> bool:

@@ -44,6 +44,7 @@ from kerneljudge.runtime.messages import (
 )
 from kerneljudge.runtime.values import TensorValue, Value, leaves, restore
 from kerneljudge.schema import (
+    DEFAULT_TOLERANCE,
     BuildReport,
     CheckReport,
     ClockReport,
@@ -162,8 +163,12 @@ class _Job:
         )
         self._tolerance: Tolerance | None = None
         if isinstance(request, CompareRequest):
-            self._tolerance = Tolerance(request.atol, request.rtol, not request.tolerance_given)
-            self.report.atol, self.report.rtol = request.atol, request.rtol
+            self._tolerance = Tolerance(
+                DEFAULT_TOLERANCE if request.atol is None else request.atol,
+                DEFAULT_TOLERANCE if request.rtol is None else request.rtol,
+                exact_integers=request.atol is None and request.rtol is None,
+            )
+            self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
 
     def run(self, stack: ExitStack) -> None:

@@ -39,6 +39,7 @@ MAX_FRAME_BYTES = 64 * 2**20
 
 _HEADER = struct.Struct("!I")
 _CHUNK = 1 << 18
+_MESSAGE_SECONDS = 10.0
 _MAX_DESCRIPTORS = 8
 
 Incoming = TypeVar("Incoming")
@@ -112,6 +113,7 @@ class Channel(Generic[Incoming]):
         self._decoder = Decoder()
         self._ready: deque[bytes] = deque()
         self._descriptors: list[int] = []
+        self._pending_since: float | None = None
 
     def fileno(self) -> int:
         """The socket's descriptor, for poll."""
@@ -170,16 +172,24 @@ class Channel(Generic[Incoming]):
             self._wait(select.POLLIN, deadline)
 
     def next(self) -> Incoming | None:
-        """The next message if one has arrived whole, without waiting."""
+        """The next message if one has arrived whole, without waiting.
+
+        Raises `ChannelClosed` or `ChannelBroken`.
+        """
         while not self._ready:
             data = self._read()
             if data is None:
+                self._check_pending()
                 return None
             if not data:
                 if self._decoder.pending:
                     raise ChannelBroken("the peer ended inside a message")
                 raise ChannelClosed("the peer ended")
             self._ready.extend(self._decoder.feed(data))
+            if not self._decoder.pending:
+                self._pending_since = None
+            elif self._ready or self._pending_since is None:
+                self._pending_since = time.monotonic()
         try:
             return self._incoming.validate_json(self._ready.popleft())
         except ValidationError as error:
@@ -187,6 +197,16 @@ class Channel(Generic[Incoming]):
                 "a message does not follow the protocol: "
                 + "; ".join(item["msg"] for item in error.errors(include_url=False)[:3])
             ) from error
+
+    def _check_pending(self) -> None:
+        """A peer that has begun a message ends it: what follows a forged length never would."""
+        if (
+            self._pending_since is not None
+            and time.monotonic() - self._pending_since > _MESSAGE_SECONDS
+        ):
+            raise ChannelBroken(
+                f"a message was begun and not ended within {_MESSAGE_SECONDS:g} seconds"
+            )
 
     def _read(self) -> bytes | None:
         """Bytes that have arrived, empty at the end of the stream, None if there are none yet."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from kerneljudge.building.requests import BuildRequest, BuildResult
 from kerneljudge.languages import LANGUAGES
@@ -288,7 +289,7 @@ def _is_tensor(value: Any) -> bool:
 
 def _plain(value: Any) -> torch.Tensor:
     """A strided tensor with real memory, whatever array was returned."""
-    tensor = value if isinstance(value, torch.Tensor) else torch.from_dlpack(value)
+    tensor = value if isinstance(value, torch.Tensor) else from_dlpack(value)
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise ValueUnsupported(
             f"a {type(tensor).__qualname__} was returned; return a plain torch.Tensor"

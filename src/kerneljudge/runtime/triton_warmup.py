@@ -8,7 +8,7 @@ import triton.language as tl
 __all__ = ["increment"]
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def increment(x_ptr, n, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: N803
     """Adds 1 to each of the first `n` elements."""
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

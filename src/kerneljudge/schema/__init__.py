@@ -13,6 +13,7 @@ from kerneljudge.schema.kernel import (
     TritonOptions,
 )
 from kerneljudge.schema.requests import (
+    DEFAULT_TOLERANCE,
     CompareRequest,
     EvaluateRequest,
     JobRequest,
@@ -36,6 +37,7 @@ from kerneljudge.schema.verdict import (
 )
 
 __all__ = [
+    "DEFAULT_TOLERANCE",
     "BuildReport",
     "CheckReport",
     "ClockReport",

@@ -9,7 +9,10 @@ from pydantic import Field
 from kerneljudge.schema.base import Closed
 from kerneljudge.schema.kernel import KernelCode, KernelType
 
-__all__ = ["CompareRequest", "EvaluateRequest", "JobRequest", "LegacyCompareRequest"]
+__all__ = ["DEFAULT_TOLERANCE", "CompareRequest", "EvaluateRequest", "JobRequest", "LegacyCompareRequest"]
+
+DEFAULT_TOLERANCE = 1e-2
+"""Absolute and relative tolerance of floating-point outputs, where a request sets none."""
 
 _Trials = Annotated[int, Field(ge=1, le=10_000)]
 _Timeout = Annotated[float, Field(ge=5, le=600)]
@@ -44,15 +47,11 @@ class CompareRequest(_Measured):
     """The reference: what is right, and what to beat."""
     custom_kernel: KernelCode
     """The candidate."""
-    atol: _Tolerance = 1e-2
-    """Absolute tolerance of floating-point outputs; setting it applies it to integers too."""
-    rtol: _Tolerance = 1e-2
-    """Relative tolerance of floating-point outputs; setting it applies it to integers too."""
-
-    @property
-    def tolerance_given(self) -> bool:
-        """Whether the request itself sets a tolerance: integers are compared exactly otherwise."""
-        return bool({"atol", "rtol"} & self.model_fields_set)
+    atol: _Tolerance | None = None
+    """Absolute tolerance; 1e-2 if unset. Where either tolerance is set, both hold for integer
+    outputs too, which are compared exactly otherwise."""
+    rtol: _Tolerance | None = None
+    """Relative tolerance; 1e-2 if unset."""
 
 
 class LegacyCompareRequest(Closed):

@@ -178,10 +178,9 @@ class Fleet:
 
     async def _supervise(self, member: _Member) -> None:
         """Runs the member's judge, and another whenever one ends; not one that never started."""
-        while not self._stopping:
-            started_once = member.started is not None
+        while True:
             await self._run(member)
-            if self._stopping or (member.started is None and not started_once):
+            if self._stopping or member.started is None:
                 return
             _LOG.error("the judge of %s ended; starting another", member.name)
             await asyncio.sleep(_RESTART_SECONDS)

@@ -1,0 +1,191 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from kerneljudge.api import CompareResponse, JudgedResponse
+from kerneljudge.cli.console import plain, verdict_text
+from kerneljudge.schema import (
+    BuildReport,
+    ClockReport,
+    Fault,
+    OutputReport,
+    Phase,
+    RuntimeStats,
+    SideReport,
+    Verdict,
+)
+
+__all__ = ["milliseconds", "one_line", "show_result", "summary_table"]
+
+_LAST_LINES = 12
+
+
+def show_result(console: Console, result: JudgedResponse) -> None:
+    """The verdict, both sides, and what there is to say of them."""
+    console.print(_headline(result))
+    console.print(_sides(result))
+    for part in _remarks(result):
+        console.print(part, soft_wrap=True)
+
+
+def summary_table(verdicts: Iterable[Verdict | None]) -> Table:
+    """How many have each verdict, in the verdicts' order; None stands for no verdict."""
+    counts = Counter(verdicts)
+    table = Table("verdict", "count", box=None)
+    table.columns[1].justify = "right"
+    for verdict in Verdict:
+        if counts[verdict]:
+            table.add_row(verdict_text(verdict), str(counts[verdict]))
+    if counts[None]:
+        table.add_row(Text("no verdict", style="bold white on red"), str(counts[None]))
+    return table
+
+
+def milliseconds(stats: RuntimeStats | None) -> str:
+    """The mean time with four significant digits, or a dash."""
+    return "–" if stats is None else f"{stats.mean:.4g} ms"
+
+
+def one_line(result: JudgedResponse) -> str:
+    """The first line of what is to say of a result; empty for an accepted one."""
+    if result.fault is not None:
+        return _first_line(result.fault.message)
+    text = result.kernel_exec_result.validation_error or result.error or ""
+    return _first_line(text)
+
+
+def _first_line(text: str) -> str:
+    return plain(text.strip().partition("\n")[0])
+
+
+def _headline(result: JudgedResponse) -> Text:
+    text = verdict_text(result.verdict)
+    if isinstance(result, CompareResponse) and result.speedup is not None:
+        text.append(f"  {result.speedup:.3g}× the reference's speed", style="bold")
+    if result.phase is not Phase.DONE:
+        text.append(f"  in phase {result.phase.value}")
+    if result.environment is not None:
+        text.append(f"  on {plain(result.environment.device_name)}", style="dim")
+    return text
+
+
+def _sides(result: JudgedResponse) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("side", "kernel", "build", "mean", "median", "min", "std", "clock"):
+        table.add_column(heading)
+    if isinstance(result, CompareResponse) and result.reference is not None:
+        _add_side(table, "reference", result.reference)
+    _add_side(table, "candidate", result.candidate)
+    return table
+
+
+def _add_side(table: Table, name: str, side: SideReport) -> None:
+    times = side.runtime
+    table.add_row(
+        name,
+        Text(plain(side.kernel_name or "–")),
+        _build(side.build) if side.compiled or side.build is not None else "–",
+        Text(milliseconds(times), style="bold" if times else ""),
+        *(
+            f"{value:.4g}" if value is not None else "–"
+            for value in (
+                (times.median, times.min, times.std) if times is not None else (None, None, None)
+            )
+        ),
+        _clock(side.clock),
+    )
+
+
+def _build(build: BuildReport | None) -> str:
+    if build is None:
+        return "–"
+    if build.way == "none":
+        return "none"
+    return f"{build.way}, cached" if build.cached else f"{build.way}, {build.seconds:.2f} s"
+
+
+def _clock(clock: ClockReport | None) -> str:
+    return "–" if clock is None else f"{clock.name}, {clock.samples} runs"
+
+
+def _remarks(result: JudgedResponse) -> Iterable[RenderableType]:
+    checks = result.checks
+    if checks:
+        passed = sum(check.passed for check in checks)
+        tolerance = ""
+        if isinstance(result, CompareResponse) and result.tolerances is not None:
+            tolerances = result.tolerances
+            tolerance = f", atol={tolerances.atol:g}, rtol={tolerances.rtol:g}"
+        yield Text(f"checks: {passed} of {len(checks)} passed, seed={result.seed}{tolerance}")
+    wrong = [output for check in checks for output in check.outputs if not output.matches]
+    if wrong:
+        yield _mismatch(wrong[0])
+    if result.fault is not None:
+        yield _fault(result.fault)
+    elif result.error is not None:
+        yield Text.assemble(("error: ", "bold red"), plain(result.error))
+    for warning in result.task_warnings:
+        yield Text.assemble(("task: ", "bold yellow"), plain(warning))
+    for name, side in _named_sides(result):
+        for reason in (
+            side.build.reason if side.build is not None else None,
+            side.clock.fallback_reason if side.clock is not None else None,
+        ):
+            if reason:
+                yield Text.assemble((f"{name}: ", "bold"), plain(reason))
+        if side.stdout.strip():
+            yield Text.assemble((f"{name} printed: ", "bold"), plain(_last_lines(side.stdout)))
+    if result.phase_seconds:
+        phases = ", ".join(f"{name} {spent:.2f} s" for name, spent in result.phase_seconds.items())
+        yield Text(f"phases: {phases}", style="dim")
+
+
+def _named_sides(result: JudgedResponse) -> list[tuple[str, SideReport]]:
+    sides = [("candidate", result.candidate)]
+    if isinstance(result, CompareResponse) and result.reference is not None:
+        sides.insert(0, ("reference", result.reference))
+    return sides
+
+
+def _mismatch(output: OutputReport) -> Text:
+    text = Text.assemble(("first mismatch: ", "bold red"), plain(output.name))
+    if output.reason:
+        text.append(f": {plain(output.reason)}")
+    first = output.first_mismatch
+    if first is not None:
+        text.append(f"; at {first.index} expected {first.expected}, got {plain(str(first.actual))}")
+    if output.max_abs_error is not None:
+        text.append(f"; max difference {output.max_abs_error:.4g}")
+    if output.mismatched_fraction is not None:
+        text.append(f"; {output.mismatched_fraction:.2%} of the elements")
+    return text
+
+
+def _fault(fault: Fault) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text.assemble(
+            (f"{fault.side}, {fault.phase.value}, {fault.kind.value}: ", "bold red"),
+            plain(fault.message),
+        )
+    ]
+    if fault.traceback and fault.traceback.strip() not in fault.message:
+        parts.append(Text(plain(_last_lines(fault.traceback)), style="dim"))
+    if fault.exit_code is not None:
+        parts.append(Text(f"exit code {fault.exit_code}", style="dim"))
+    if fault.hint:
+        parts.append(Text.assemble(("hint: ", "bold green"), plain(fault.hint)))
+    return Group(*parts)
+
+
+def _last_lines(text: str) -> str:
+    lines = text.strip("\n").split("\n")
+    left_out = len(lines) - _LAST_LINES
+    head = [f"… {left_out} lines before"] if left_out > 0 else []
+    return "\n".join([*head, *lines[-_LAST_LINES:]])

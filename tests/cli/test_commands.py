@@ -1,0 +1,470 @@
+"""The commands against a server that answers as it is told: output, files, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from listening import listening
+from scripted import ScriptedEvaluator, accepted, failed, partial, side
+from typer.testing import CliRunner, Result
+
+import kerneljudge
+from kerneljudge.cli import app
+from kerneljudge.schema import (
+    CheckReport,
+    CompareRequest,
+    ElementReport,
+    EvaluateRequest,
+    Fault,
+    FaultKind,
+    JobReport,
+    JobRequest,
+    KernelType,
+    OutputReport,
+    Phase,
+    Verdict,
+)
+
+pytestmark = pytest.mark.integration
+
+MODEL = "class Model:\n    def forward(self, x):\n        return x\n"
+
+
+@pytest.fixture
+def evaluator() -> ScriptedEvaluator:
+    """Its script may be replaced."""
+    return ScriptedEvaluator()
+
+
+@pytest.fixture
+def run(
+    evaluator: ScriptedEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Result]]:
+    """Runs a command against the evaluator's server."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with listening(evaluator) as url:
+        monkeypatch.setenv("KERNELJUDGE_URL", url)
+
+        def invoke(*arguments: str | Path) -> Result:
+            return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+        yield invoke
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_an_accepted_kernel_exits_0_and_shows_its_time(
+    run: Callable[..., Result], model: Path
+) -> None:
+    result = run("evaluate", model)
+    assert result.exit_code == 0, result.output
+    assert "accepted" in result.stdout
+    assert "1.235 ms" in result.stdout
+    assert "checks: 2 of 2 passed" in result.stdout
+
+
+def test_a_comparison_shows_both_sides_and_the_speedup(
+    run: Callable[..., Result], model: Path
+) -> None:
+    result = run("compare", model, model)
+    assert result.exit_code == 0, result.output
+    assert "2× the reference's speed" in result.stdout
+    assert re.search(r"reference .* 2\.469 ms", result.stdout)
+    assert re.search(r"candidate .* 1\.235 ms", result.stdout)
+    assert "atol=0.01, rtol=0.01" in result.stdout
+
+
+def test_json_is_the_response_and_nothing_else(run: Callable[..., Result], model: Path) -> None:
+    result = run("compare", model, model, "--json")
+    body = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert body["verdict"] == "accepted"
+    assert body["kernel_exec_result"]["runtime"] == 1.235
+    assert body["ref_runtime"]["mean"] == 2.469
+
+
+def test_output_is_the_response_in_a_file(
+    run: Callable[..., Result], model: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "new" / "result.json"
+    result = run("evaluate", model, "--output", target)
+    assert result.exit_code == 0
+    assert json.loads(target.read_text())["verdict"] == "accepted"
+    assert "accepted" in result.stdout
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_judged(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    result = run("evaluate", model, "--output", "/proc/none")
+    assert result.exit_code == 2
+    assert "cannot write to /proc/none" in result.stderr
+    assert evaluator.requests == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "phase"),
+    [
+        (FaultKind.REFUSED, Phase.READ),
+        (FaultKind.COMPILE_ERROR, Phase.BUILD),
+        (FaultKind.CRASHED, Phase.CHECK),
+        (FaultKind.TIMEOUT, Phase.PROFILE),
+        (FaultKind.UNSUPPORTED, Phase.LOAD),
+    ],
+)
+def test_a_failing_kernel_exits_1_and_is_explained(
+    run: Callable[..., Result],
+    model: Path,
+    evaluator: ScriptedEvaluator,
+    kind: FaultKind,
+    phase: Phase,
+) -> None:
+    evaluator.script = lambda request: failed(request, kind, phase)
+    result = run("evaluate", model)
+    assert result.exit_code == 1, result.output
+    assert kind.value in result.stdout
+    assert f"candidate, {phase.value}, {kind.value}: the candidate did not survive" in result.stdout
+    assert "hint: write it otherwise" in result.stdout
+    assert "Traceback: line 1" in result.stdout
+
+
+def test_a_wrong_answer_shows_the_first_mismatch(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    def script(request: JobRequest) -> JobReport:
+        output = OutputReport(
+            name="output[0]",
+            shape=[4],
+            dtype="float32",
+            matches=False,
+            reason="values differ",
+            max_abs_error=0.5,
+            mismatched_fraction=0.25,
+            first_mismatch=ElementReport(index=[1, 2], expected=1.0, actual=1.5),
+        )
+        checks = [CheckReport(trial=0, seed=1, passed=False, outputs=[output])]
+        changes = {"verdict": Verdict.WRONG_ANSWER, "phase": Phase.CHECK, "checks": checks}
+        return accepted(request).model_copy(
+            update={**changes, "candidate": side(runtime=None), "speedup": None}
+        )
+
+    evaluator.script = script
+    result = run("compare", model, model)
+    assert result.exit_code == 1
+    assert "wrong_answer" in result.stdout
+    assert "checks: 0 of 1 passed" in result.stdout
+    assert "first mismatch: output[0]: values differ" in result.stdout
+    assert "at [1, 2] expected 1.0, got 1.5" in result.stdout
+    assert "25.00% of the elements" in result.stdout
+
+
+def test_warnings_of_the_task_and_what_the_kernel_printed_are_shown(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    def script(request: JobRequest) -> JobReport:
+        candidate = side().model_copy(update={"stdout": "hello from the kernel\n"})
+        warnings = ["zeros would pass"]
+        return accepted(request).model_copy(
+            update={"candidate": candidate, "task_warnings": warnings}
+        )
+
+    evaluator.script = script
+    result = run("evaluate", model)
+    assert "task: zeros would pass" in result.stdout
+    assert "candidate printed: hello from the kernel" in result.stdout
+
+
+def test_a_kernel_cannot_command_the_terminal(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    def script(request: JobRequest) -> JobReport:
+        fault = Fault(
+            kind=FaultKind.RUNTIME_ERROR,
+            side="candidate",
+            phase=Phase.CHECK,
+            message="\x1b[2J[bold green]accepted[/]\r",
+        )
+        report = failed(request, FaultKind.RUNTIME_ERROR, Phase.CHECK)
+        candidate = report.candidate.model_copy(update={"stdout": "\x1b]0;title\x07"})
+        return report.model_copy(update={"fault": fault, "candidate": candidate})
+
+    evaluator.script = script
+    result = run("evaluate", model)
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+    assert "\\x1b[2J[bold green]accepted[/]\\r" in result.stdout
+
+
+def test_a_failure_of_the_server_exits_3(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    def script(request: JobRequest) -> JobReport:
+        return partial(request, Phase.CHECK).model_copy(update={"error": "the judge died"})
+
+    evaluator.script = script
+    result = run("evaluate", model)
+    assert result.exit_code == 3
+    assert "the judge died" in result.stderr
+    result = run("evaluate", model, "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["error"] == "the judge died"
+
+
+def test_a_server_that_is_not_there_exits_3(model: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(model), "--server", "http://127.0.0.1:1"])
+    assert result.exit_code == 3
+    assert "cannot reach the server at http://127.0.0.1:1" in result.stderr
+
+
+def test_a_request_that_the_server_refuses_exits_2(run: Callable[..., Result], model: Path) -> None:
+    # A seed that the command line takes and the server does not.
+    result = run("evaluate", model, "--seed", str(2**63), "--json")
+    assert result.exit_code == 2
+    (issue,) = json.loads(result.stdout)["validation_errors"]
+    assert issue["field"] == "body -> seed"
+    assert "body -> seed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["evaluate", "/no/such/file.py"], "cannot read /no/such/file.py"),
+        (["evaluate", "MODEL", "--metadata", "{"], "--metadata is not JSON"),
+        (["evaluate", "MODEL", "--contract", "/none"], "cannot read /none"),
+        (["evaluate", "MODEL", "--trials", "0"], "--trials"),
+        (["evaluate", "MODEL", "--type", "opencl"], "opencl"),
+        (["compare", "MODEL"], "CANDIDATE"),
+        (["compare", "MODEL", "MODEL", "--atol", "2"], "--atol"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_a_mistake_in_the_command_exits_2_and_judges_nothing(
+    run: Callable[..., Result],
+    model: Path,
+    evaluator: ScriptedEvaluator,
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    result = run(*[str(model) if argument == "MODEL" else argument for argument in arguments])
+    assert result.exit_code == 2
+    assert complaint in re.sub(r"\x1b\[[0-9;]*m", "", result.stderr)
+    assert evaluator.requests == []
+
+
+def test_the_options_of_a_kernel_and_a_run_reach_the_server(
+    run: Callable[..., Result], tmp_path: Path, evaluator: ScriptedEvaluator
+) -> None:
+    source = tmp_path / "kernel.cu"
+    source.write_text("__global__ void add() {}")
+    contract = tmp_path / "contract.json"
+    contract.write_text('{"args": [], "launch": {"grid": {"x": 1}, "block": {"x": 1}}}')
+    options = [
+        *("--kernel-name", "add", "--compiler-option=-O3", "--compiler-option=-DN=1"),
+        *("--metadata", '{"algorithm": "none"}', "--contract", contract),
+        *("--trials", "7", "--warmup", "0", "--checks", "3", "--timeout", "30", "--seed", "5"),
+    ]
+    result = run("evaluate", source, *options)
+    assert result.exit_code == 0, result.output
+    (request,) = evaluator.requests
+    assert isinstance(request, EvaluateRequest)
+    assert request.kernel.kernel_type is KernelType.CUDA
+    assert request.kernel.metadata == {
+        "algorithm": "none",
+        "kernel_name": "add",
+        "compiler_options": ["-O3", "-DN=1"],
+    }
+    assert request.kernel.io is not None
+    assert (request.num_trials, request.num_warmup, request.num_checks) == (7, 0, 3)
+    assert (request.timeout, request.seed) == (30, 5)
+
+
+def test_the_options_of_a_comparison_reach_the_server(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    options = ["--function", "f", "--ref-metadata", '{"class_name": "A"}', "--atol", "0.5"]
+    assert run("compare", model, model, *options).exit_code == 0
+    (request,) = evaluator.requests
+    assert isinstance(request, CompareRequest)
+    assert request.custom_kernel.metadata == {"function_name": "f"}
+    assert request.ref_kernel.metadata == {"class_name": "A"}
+    assert (request.atol, request.rtol) == (0.5, 0.01)
+    assert run("compare", model, model).exit_code == 0
+    last = evaluator.requests[-1]
+    assert isinstance(last, CompareRequest)
+    assert not last.tolerance_given
+
+
+@pytest.mark.parametrize("makes_inputs", [True, False])
+def test_the_reference_shares_the_contract_unless_it_makes_its_inputs(
+    run: Callable[..., Result],
+    tmp_path: Path,
+    evaluator: ScriptedEvaluator,
+    makes_inputs: bool,
+) -> None:
+    reference = tmp_path / "reference.py"
+    reference.write_text(MODEL + "\ndef get_inputs():\n    return []\n" * makes_inputs)
+    candidate = tmp_path / "candidate.cu"
+    candidate.write_text("__global__ void add() {}")
+    contract = tmp_path / "contract.json"
+    contract.write_text('{"args": [], "launch": {"grid": {"x": 1}, "block": {"x": 1}}}')
+    assert run("compare", reference, candidate, "--contract", contract).exit_code == 0
+    (request,) = evaluator.requests
+    assert isinstance(request, CompareRequest)
+    assert request.custom_kernel.io is not None
+    assert (request.ref_kernel.io is None) is makes_inputs
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three kernels whose names sort otherwise as text, and what is no kernel."""
+    path = tmp_path / "problems"
+    path.mkdir()
+    for name in ("10_last", "2_second", "1_first"):
+        (path / f"{name}.py").write_text(MODEL + f"# {name}\n")
+    (path / "notes.txt").write_text("not a kernel")
+    return path
+
+
+def by_name(request: JobRequest) -> JobReport:
+    """The second kernel does not compile."""
+    assert isinstance(request, EvaluateRequest)
+    if "2_second" in request.kernel.source_code:
+        return failed(request, FaultKind.COMPILE_ERROR, Phase.LOAD)
+    return accepted(request)
+
+
+def test_a_folder_is_judged_in_natural_order_and_summed_up(
+    run: Callable[..., Result], folder: Path, evaluator: ScriptedEvaluator
+) -> None:
+    evaluator.script = by_name
+    result = run("evaluate", folder, "--type", "torch")
+    assert result.exit_code == 1, result.output
+    lines = result.stdout.splitlines()
+    rows = [line.split() for line in lines if ".py" in line]
+    assert [row[:2] for row in rows] == [
+        ["1_first.py", "accepted"],
+        ["2_second.py", "compile_error"],
+        ["10_last.py", "accepted"],
+    ]
+    assert "the candidate did not survive" in " ".join(rows[1])
+    assert re.search(r"accepted +2", result.stdout)
+    assert re.search(r"compile_error +1", result.stdout)
+
+
+def test_a_folder_as_json_is_a_list_and_its_output_is_lines(
+    run: Callable[..., Result], folder: Path, evaluator: ScriptedEvaluator, tmp_path: Path
+) -> None:
+    evaluator.script = by_name
+    target = tmp_path / "results.jsonl"
+    result = run("evaluate", folder, "--json", "--output", target, "--parallel", "2")
+    assert result.exit_code == 1
+    listed = json.loads(result.stdout)
+    names = [Path(entry["file"]).name for entry in listed]
+    assert names == ["1_first.py", "2_second.py", "10_last.py"]
+    assert [entry["verdict"] for entry in listed] == ["accepted", "compile_error", "accepted"]
+    lines = [json.loads(line) for line in target.read_text().splitlines()]
+    assert sorted(lines, key=lambda entry: names.index(Path(entry["file"]).name)) == listed
+    assert "[3/3]" in result.stderr
+
+
+def test_a_folder_goes_on_after_a_failure_of_the_server(
+    run: Callable[..., Result], folder: Path, evaluator: ScriptedEvaluator
+) -> None:
+    def script(request: JobRequest) -> JobReport:
+        assert isinstance(request, EvaluateRequest)
+        if "1_first" in request.kernel.source_code:
+            raise RuntimeError("boom")
+        return accepted(request)
+
+    evaluator.script = script
+    result = run("evaluate", folder, "--json")
+    assert result.exit_code == 3
+    first, *others = json.loads(result.stdout)
+    assert "boom" in first["error"]
+    assert [entry["verdict"] for entry in others] == ["accepted", "accepted"]
+
+
+def test_an_accepted_folder_exits_0(run: Callable[..., Result], folder: Path) -> None:
+    assert run("evaluate", folder).exit_code == 0
+
+
+def test_an_empty_folder_is_a_mistake(run: Callable[..., Result], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = run("evaluate", empty)
+    assert result.exit_code == 2
+    assert "there is no *.py" in result.stderr
+
+
+def demo_script(request: JobRequest, wrong: KernelType | None = None) -> JobReport:
+    """What a CPU gives; `wrong` is judged otherwise."""
+    assert isinstance(request, CompareRequest)
+    kernel_type = request.custom_kernel.kernel_type
+    if kernel_type is wrong:
+        return failed(request, FaultKind.CRASHED, Phase.CHECK)
+    if kernel_type in (KernelType.CUDA, KernelType.TORCH_CUDA):
+        return failed(request, FaultKind.UNSUPPORTED, Phase.LOAD)
+    return accepted(request)
+
+
+def test_the_demo_shows_every_type_and_leaves_json(
+    run: Callable[..., Result], evaluator: ScriptedEvaluator, tmp_path: Path
+) -> None:
+    evaluator.script = demo_script
+    result = run("demo", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    for kernel_type in KernelType:
+        assert re.search(rf"^\W*{kernel_type.value} ", result.stdout, re.MULTILINE)
+    assert "compiled and not run" in result.stdout
+    bodies: list[dict[str, Any]] = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert {body["kernel_exec_result"]["metadata"]["kernel_type"] for body in bodies} == set(
+        KernelType
+    )
+
+
+@pytest.mark.parametrize("wrong", list(KernelType))
+def test_the_demo_fails_where_a_verdict_is_not_what_the_device_can_give(
+    run: Callable[..., Result], evaluator: ScriptedEvaluator, tmp_path: Path, wrong: KernelType
+) -> None:
+    evaluator.script = lambda request: demo_script(request, wrong)
+    result = run("demo", "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "the candidate did not survive" in result.stdout
+
+
+def test_the_demo_takes_unsupported_from_a_cpu_only(
+    evaluator: ScriptedEvaluator, run: Callable[..., Result], tmp_path: Path
+) -> None:
+    evaluator.device_name = "cuda:0"
+    evaluator.script = demo_script
+    assert run("demo", "--output", tmp_path).exit_code == 1
+    evaluator.script = accepted
+    assert run("demo", "--output", tmp_path).exit_code == 0
+
+
+def test_version_is_the_package_s() -> None:
+    result = CliRunner().invoke(app, ["version"])
+    assert result.stdout.strip() == f"kerneljudge {kerneljudge.__version__}"
+
+
+def test_serving_with_impossible_settings_exits_2() -> None:
+    result = CliRunner().invoke(app, ["serve", "--devices", "gpu"])
+    assert result.exit_code == 2
+    assert "'gpu' is no device" in result.stderr
+
+
+def test_no_command_explains_the_commands() -> None:
+    result = CliRunner().invoke(app, [], env={**os.environ, "COLUMNS": "100"})
+    for command in ("serve", "evaluate", "compare", "doctor", "demo", "version"):
+        assert command in result.output

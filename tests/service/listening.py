@@ -1,0 +1,41 @@
+"""A real HTTP server around a scripted evaluator, in a thread of the test's process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from scripted import ScriptedEvaluator
+
+from kerneljudge.api.app import create_app
+from kerneljudge.service import JobService, Settings
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = threading.Event()
+
+    async def startup(self, sockets: list[object] | None = None) -> None:
+        await super().startup(sockets)  # type: ignore[arg-type]
+        self.listening.set()
+
+
+@contextlib.contextmanager
+def listening(evaluator: ScriptedEvaluator) -> Iterator[str]:
+    """Serves the evaluator on a free port: its URL."""
+    app = create_app(JobService(evaluator), Settings(gpu_type=None))
+    server = _Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        assert server.listening.wait(30)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
