@@ -55,13 +55,10 @@ def environment(
 def run(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command to its end."""
 
-    def command(
-        *arguments: str | Path, cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *map(str, arguments)],
             env=environment,
-            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=280,
@@ -232,22 +229,47 @@ def test_evaluate_and_compare_with_a_private_server(
 ) -> None:
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "wrong.py").write_text(WRONG)
-    # The server must not take a submitter's file for a module.
-    (tmp_path / "asyncio.py").write_text("raise SystemExit('imported from the current folder')")
-    environment_free = run("version")
-    assert environment_free.returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "kerneljudge", "evaluate", "model.py", "--trials", "3",
-         "--json"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False,
-        env={**os.environ, "KERNELJUDGE_DEVICES": "cpu"},
-    )  # fmt: skip
+    done = run("evaluate", tmp_path / "model.py", "--trials", "3", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "accepted"
     done = run("compare", tmp_path / "model.py", tmp_path / "wrong.py", "--trials", "3")
     assert done.returncode == 1, done.stderr
     assert "wrong_answer" in done.stdout
     assert "first mismatch: output" in done.stdout
+
+
+def test_a_private_server_imports_nothing_from_the_current_folder(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "uvicorn.py").write_text("raise SystemExit('imported from the current folder')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "kerneljudge", "evaluate", "model.py", "--trials", "3"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_cache_that_cannot_be_made_is_told_and_exits_3(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    done = subprocess.run(
+        [*COMMAND, "serve", "--port", "0", "--cache-dir", str(file / "cache")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert str(file / "cache") in done.stderr
 
 
 def test_a_folder_is_judged_by_one_private_server(

@@ -108,7 +108,7 @@ def test_options_reach_the_server_and_the_rest_is_left_to_it(
         rtol=0.25,
     )
     assert isinstance(bare, CompareRequest)
-    assert not bare.tolerance_given
+    assert (bare.atol, bare.rtol) == (None, None)
     assert bare.timeout == 120
     assert (evaluation.num_trials, evaluation.num_checks) == (5, 3)
 

@@ -16,7 +16,6 @@ SERVER_ONLY = [
     "fastapi",
     "numpy",
     "pydantic_settings",
-    "pynvml",
     "starlette",
     "torch",
     "tree_sitter",

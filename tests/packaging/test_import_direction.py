@@ -40,11 +40,9 @@ IMPORTED_AS = {
     "cuda-bindings": {"cuda"},
     "cuda-toolkit": set(),
     "cupy-cuda13x": {"cupy"},
-    "nvidia-ml-py": {"pynvml"},
     "pydantic": {"pydantic", "pydantic_core"},
     "pydantic-settings": {"pydantic_settings"},
     "tree-sitter": {"tree_sitter"},
-    "tree-sitter-cpp": {"tree_sitter_cpp"},
     "tree-sitter-cuda": {"tree_sitter_cuda"},
 }
 

@@ -187,7 +187,7 @@ def _reference_text(report: JobReport) -> str:
 
 def _compilation_error(report: JobReport) -> str | None:
     candidate = report.candidate
-    if candidate.compiled:
+    if candidate.compiled or report.verdict is Verdict.INTERNAL_ERROR:
         return None
     if candidate.fault is not None:
         return _fault_text(candidate.fault)
@@ -197,8 +197,8 @@ def _compilation_error(report: JobReport) -> str | None:
 
 
 def _validation_error(report: JobReport) -> str | None:
-    if report.verdict is Verdict.ACCEPTED:
-        return None
+    if report.verdict in (Verdict.ACCEPTED, Verdict.INTERNAL_ERROR):
+        return None  # of a judge's failure, the field `error` tells
     if report.verdict is Verdict.REFERENCE_FAILED:
         return _reference_text(report)
     if not report.candidate.compiled:
@@ -211,12 +211,11 @@ def _validation_error(report: JobReport) -> str | None:
 
 
 def _mismatch_text(report: JobReport) -> str:
-    """What differs, how many trials passed, how large the differences are, the tolerances."""
+    """What differs, by how much, how many trials passed, and the tolerances."""
     failed = [check for check in report.checks if not check.passed]
     passed = len(report.checks) - len(failed)
-    text = failed[0].message if failed and failed[0].message else _first_reason(failed)
-    outputs = [output for check in failed for output in check.outputs]
     parts = [f"{passed}/{len(report.checks)} trials passed"]
+    outputs = [output for check in failed for output in check.outputs]
     largest = [output.max_abs_error for output in outputs if output.max_abs_error is not None]
     means = [output.mean_abs_error for output in outputs if output.mean_abs_error is not None]
     if largest:
@@ -225,6 +224,7 @@ def _mismatch_text(report: JobReport) -> str:
         parts.append(f"average difference {max(means):.6g}")
     if report.atol is not None and report.rtol is not None:
         parts.append(f"atol={report.atol:g}, rtol={report.rtol:g}")
+    text = failed[0].message if failed and failed[0].message else _first_reason(failed)
     return f"{text} ({'; '.join(parts)})"
 
 

@@ -12,13 +12,13 @@ Where the tree does not tell for sure what nvcc would do, `Unfaithful` says why.
 from __future__ import annotations
 
 import re
-import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kerneljudge.building.device_source import STD_ON_DEVICE
+from kerneljudge.building.edits import Edits
 from kerneljudge.building.lexer import (
     Token,
     blank,
@@ -26,6 +26,18 @@ from kerneljudge.building.lexer import (
     macros,
     matching_parenthesis,
     tokens,
+)
+from kerneljudge.building.syntax import (
+    ParseError,
+    body_of,
+    cast_value,
+    first_identifier,
+    function_declarator,
+    function_name,
+    nodes,
+    parameters_of,
+    parse,
+    text_of,
 )
 
 if TYPE_CHECKING:
@@ -35,9 +47,6 @@ __all__ = ["TAG", "Joined", "Kernel", "SplitSource", "Unfaithful", "only_declare
 
 TAG = "kerneljudge_tag_"
 """Prefix of the types by which a stand-in names its kernel: `kerneljudge_tag_3<float>`."""
-
-_PARSE_SECONDS = 5.0
-"""A parse that takes longer is given up: hostile text can make error recovery slow."""
 
 # Words that a macro may consist of that is nothing but specifiers.
 _SPECIFIERS = frozenset(
@@ -92,6 +101,10 @@ _PLAIN_ARGUMENTS = frozenset(
         *("float2", "float4", "double2", "int2", "int4"),
     }
 )
+
+
+_DIRECTIVE = re.compile(rb"^[ \t]*#(?:\\\r?\n|[^\n])*", re.MULTILINE)
+_KEPT = ("comment", "preproc_def", "preproc_function_def", "preproc_call")
 
 
 class Unfaithful(Exception):
@@ -164,9 +177,16 @@ class SplitSource:
     """The members of `std` that it names."""
 
 
-def split(joined: Joined) -> SplitSource:
-    """Splits a CUDA source. Raises `Unfaithful`."""
-    return _Splitter(joined).split()
+def split(joined: Joined, *, wrappers: Joined | None = None) -> SplitSource:
+    """Splits a CUDA source. Raises `Unfaithful`.
+
+    `wrappers` is a C++ source that is to follow in the same translation unit.
+    """
+    units = joined.units if wrappers is None else (*joined.units, *wrappers.units)
+    try:
+        return _Splitter(Joined(units), wrappers_at=len(joined.code)).split()
+    except ParseError as error:
+        raise Unfaithful(str(error)) from None
 
 
 def only_declares(joined: Joined) -> tuple[bool, set[str], str]:
@@ -176,14 +196,14 @@ def only_declares(joined: Joined) -> tuple[bool, set[str], str]:
     arguments: those may be given once only where the definition is in the same translation unit.
     """
     code = joined.code
-    root = _parse(code)
-    half = _Half(code)
+    root = parse(code)
+    half = Edits(code)
     names: set[str] = set()
     only = not root.has_error
     for node in root.children:
-        declarator = _function_declarator(node)
+        declarator = function_declarator(node)
         if declarator is not None:
-            names.add(_name(declarator))
+            names.add(function_name(declarator))
             _strip_defaults(half, declarator)
         if (node.type != "declaration" or declarator is None) and node.type not in (
             *("comment", "preproc_include", "preproc_def", "preproc_function_def"),
@@ -192,51 +212,6 @@ def only_declares(joined: Joined) -> tuple[bool, set[str], str]:
         ):
             only = False
     return only, names, joined.with_lines(half.text())
-
-
-@dataclass
-class _Edit:
-    """What takes the place of a stretch of text: new text, and stretches of the old."""
-
-    start: int
-    end: int
-    parts: Sequence[bytes | tuple[int, int]]
-
-
-@dataclass
-class _Half:
-    """One half, as edits of the source."""
-
-    code: bytes
-    edits: list[_Edit] = field(default_factory=list)
-
-    def replace(self, start: int, end: int, *parts: bytes | tuple[int, int]) -> None:
-        """Puts `parts` in the place of a stretch; its lines stay."""
-        self.edits.append(_Edit(start, end, parts))
-
-    def text(self) -> bytes:
-        """The source with the edits made; of nested ones the outer decide."""
-        self.edits.sort(key=lambda edit: (edit.start, edit.end != edit.start, -edit.end))
-        return self._render(0, len(self.code))
-
-    def _render(self, start: int, end: int) -> bytes:
-        out: list[bytes] = []
-        at = start
-        first = bisect_left(self.edits, start, key=lambda edit: edit.start)
-        for edit in self.edits[first:]:
-            if edit.start >= end:
-                break
-            if edit.start < at or edit.end > end:
-                continue  # within an edit that is made, or around this stretch
-            out.append(self.code[at : edit.start])
-            piece = b"".join(
-                part if isinstance(part, bytes) else self._render(*part) for part in edit.parts
-            )
-            missing = self.code.count(b"\n", edit.start, edit.end) - piece.count(b"\n")
-            out.append(piece + b"\n" * missing)
-            at = edit.end
-        out.append(self.code[at:end])
-        return b"".join(out)
 
 
 @dataclass(frozen=True)
@@ -284,16 +259,17 @@ class _Masked:
 class _Splitter:
     """Walks one source."""
 
-    def __init__(self, joined: Joined) -> None:
+    def __init__(self, joined: Joined, wrappers_at: int) -> None:
         self._joined = joined
+        self._wrappers_at = wrappers_at
         self._code = joined.code
         self._bare = code_only(self._code)
         self._tokens = [t for t in tokens(self._bare) if t.kind not in ("space", "comment")]
         self._starts = [token.start for token in self._tokens]
         self._macros = macros(self._bare)
         self._masked: list[_Masked] = []
-        self._device = _Half(self._code)
-        self._host = _Half(self._code)
+        self._device = Edits(self._code)
+        self._host = Edits(self._code)
         self._device_stretches: list[tuple[int, int]] = []
         self._host_stretches: list[tuple[int, int]] = []
         self._both_sides: list[tuple[str, tuple[int, int]]] = []
@@ -309,7 +285,7 @@ class _Splitter:
 
     def split(self) -> SplitSource:
         self._refuse_what_only_nvcc_knows()
-        self._items(_parse(self._mask()).children, _Place())
+        self._items(parse(self._mask()).children, _Place())
         self._prune_both_sides()
         self._check_halves()
         return SplitSource(
@@ -395,10 +371,10 @@ class _Splitter:
             self._items(inside, _Place(place.scope, conditional=True))
         elif kind == "namespace_definition":
             name = node.child_by_field_name("name")
-            names = [None] if name is None else re.split(r"\s*::\s*", _text(name))
-            self._items(_body(node).children, _Place((*place.scope, *names), place.conditional))
+            names = [None] if name is None else re.split(r"\s*::\s*", text_of(name))
+            self._items(body_of(node).children, _Place((*place.scope, *names), place.conditional))
         elif kind == "linkage_specification":
-            body = _body(node)
+            body = body_of(node)
             if body.type == "declaration_list":
                 self._items(body.children, place)
             else:
@@ -425,7 +401,7 @@ class _Splitter:
 
     def _include(self, node: Node) -> None:
         path = node.child_by_field_name("path")
-        header = "" if path is None else _text(path).strip('<>" ')
+        header = "" if path is None else text_of(path).strip('<>" ')
         if not header or path is None or path.type == "identifier":
             raise self._unsure(node)
         if header.startswith(("cutlass/", "cute/")):
@@ -443,7 +419,7 @@ class _Splitter:
         kind = item.node.type
         if kind == "function_definition":
             self._function(item)
-        elif kind == "declaration" and _function_declarator(item.node) is not None:
+        elif kind == "declaration" and function_declarator(item.node) is not None:
             self._prototype(item)
         elif kind == "declaration":
             self._variable(item)
@@ -468,10 +444,10 @@ class _Splitter:
 
     def _function(self, item: _Item) -> None:
         node = item.node
-        declarator = _function_declarator(node)
+        declarator = function_declarator(node)
         if declarator is None:
             raise self._unsure(node)
-        name = _name(declarator)
+        name = function_name(declarator)
         if node.child_by_field_name("type") is None and node.named_children[0] == declarator:
             self._macro_definition(item, name)
             return
@@ -501,7 +477,7 @@ class _Splitter:
     def _macro_definition(self, item: _Item, name: str) -> None:
         """`NAME(...) { ... }`: what PYBIND11_MODULE and TORCH_LIBRARY look like."""
         if name == "PYBIND11_MODULE":
-            for statement in _body(item.node).named_children:
+            for statement in body_of(item.node).named_children:
                 binding = _binding(statement)
                 if binding is None and statement.type != "comment":
                     raise Unfaithful("a PYBIND11_MODULE with more than m.def(name, function)")
@@ -515,7 +491,7 @@ class _Splitter:
             raise Unfaithful(f"{name}(...) {{...}} is no function that can be read")
 
     def _prototype(self, item: _Item) -> None:
-        declarator = _function_declarator(item.node)
+        declarator = function_declarator(item.node)
         assert declarator is not None
         if item.node.has_error:
             raise self._unsure(item.node)
@@ -528,7 +504,11 @@ class _Splitter:
         else:
             self._device.replace(*item.stretch)
             self._host_stretches.append(item.stretch)
-            self._declared.add(_name(declarator))
+            name = function_name(declarator)
+            self._declared.add(name)
+            if item.start >= self._wrappers_at and name in self._defined:
+                # Default arguments may be given once in a translation unit.
+                _strip_defaults(self._host, declarator)
 
     def _kernel(self, item: _Item, declarator: Node, body: Node) -> None:
         called = declarator.child_by_field_name("declarator")
@@ -542,8 +522,8 @@ class _Splitter:
         ]
         specialised = called.type == "template_function" and item.template is not None
         if called.type != "identifier" and (not specialised or heads):
-            raise Unfaithful(f"kernel {_text(called)} is declared in an unusual way")
-        name = "::".join([*(part for part in item.place.scope if part), _text(called)])
+            raise Unfaithful(f"kernel {text_of(called)} is declared in an unusual way")
+        name = "::".join([*(part for part in item.place.scope if part), text_of(called)])
         kernel = Kernel(len(self._kernels), name, bool(heads), item.place.conditional)
         if any(
             other.name == name and not (other.conditional and kernel.conditional)
@@ -560,7 +540,7 @@ class _Splitter:
             tag += f"<{', '.join(argument for _, argument in heads)}>"
         arguments = [
             self._parameter(child, position)
-            for position, child in enumerate(_parameters(parameters))
+            for position, child in enumerate(parameters_of(parameters))
         ]
         stand_in = (
             f" {{ static ::kerneljudge::Kernel kerneljudge_kernel(typeid({tag}).name(), "
@@ -577,7 +557,7 @@ class _Splitter:
         end = equals.start_byte if equals is not None else node.end_byte
         names = [
             found
-            for found in _nodes(node)
+            for found in nodes(node)
             if found.type in ("identifier", "type_identifier") and found.end_byte <= end
         ]
         # The last name is the parameter's, unless it is the type of an unnamed one.
@@ -588,7 +568,7 @@ class _Splitter:
             raise Unfaithful("a kernel with an unnamed template parameter")
         text = self._code[node.start_byte : end].decode()
         pack = "..." if "variadic" in node.type else ""
-        return " ".join(text.split()), _text(last) + pack
+        return " ".join(text.split()), text_of(last) + pack
 
     def _parameter(self, node: Node, position: int) -> str:
         """The name of a kernel's parameter in its stand-in, which gives it one if it has none."""
@@ -601,14 +581,14 @@ class _Splitter:
             at = equals.start_byte if equals else node.end_byte
             self._host.replace(at, at, f" {name} ".encode())
             return name
-        found = _first_identifier(declarator)
+        found = first_identifier(declarator)
         if found is None:
             raise self._unsure(node)
-        return _text(found) + ("..." if "variadic" in node.type else "")
+        return text_of(found) + ("..." if "variadic" in node.type else "")
 
     def _drop_attributes(self, item: _Item) -> None:
         """Leaves what g++ does not know of a kernel's specifiers out of the host half."""
-        declarator = _function_declarator(item.node)
+        declarator = function_declarator(item.node)
         assert declarator is not None
         for mask in self._masked:
             if item.start <= mask.start and mask.end <= declarator.start_byte:
@@ -627,8 +607,8 @@ class _Splitter:
         end = declarators[0].start_byte if declarators else node.end_byte
         words = self._specifiers(node, item.gap, end)
         if words & {"__device__", "__constant__", "__shared__"}:
-            named = [_first_identifier(declarator) for declarator in declarators]
-            self._device_variables |= {_text(found) for found in named if found is not None}
+            named = [first_identifier(declarator) for declarator in declarators]
+            self._device_variables |= {text_of(found) for found in named if found is not None}
             self._keep_on_device(item)
             self._host.replace(*item.stretch)
             return
@@ -664,7 +644,7 @@ class _Splitter:
             if member.type == "template_declaration":
                 node = member.named_children[-1]
             code = node.child_by_field_name("body")
-            declarator = _function_declarator(node)
+            declarator = function_declarator(node)
             if node.type == "function_definition" and code is not None and declarator is not None:
                 words = self._specifiers(node, gap, declarator.start_byte)
                 initialisers = [c for c in node.children if c.type == "field_initializer_list"]
@@ -698,7 +678,7 @@ class _Splitter:
         if names & (_DEVICE_NAMESPACES | self._device_aliases):
             self._host.replace(*item.stretch)
             if (name := item.node.child_by_field_name("name")) is not None:
-                self._device_aliases.add(_text(name))
+                self._device_aliases.add(text_of(name))
 
     def _macro_call(self, item: _Item) -> None:
         name = next((t.text.decode() for t in self._between(item.stretch)), "")
@@ -729,16 +709,16 @@ class _Splitter:
         ):
             self._host.replace(*item.stretch)
             if name is not None:
-                self._device_aliases.add(_text(name))
+                self._device_aliases.add(text_of(name))
             return
         self._host_stretches.append(item.stretch)
-        for node in _nodes(item.node):
+        for node in nodes(item.node):
             if node.type != "call_expression":
                 continue
             if any(child.type == "kernel_call_syntax" for child in node.children):
                 self._launch(node)
             function = node.child_by_field_name("function")
-            if function is not None and _text(function).lstrip(":") == _SET_ATTRIBUTE:
+            if function is not None and text_of(function).lstrip(":") == _SET_ATTRIBUTE:
                 self._set_attribute(node, function)
 
     def _launch(self, node: Node) -> None:
@@ -770,7 +750,7 @@ class _Splitter:
         given = arguments.named_children if arguments is not None else []
         inner = given[0] if given else None
         while inner is not None:
-            outer, inner = inner, _cast_value(inner)
+            outer, inner = inner, cast_value(inner)
             if inner is not None:
                 self._host.replace(
                     outer.start_byte, outer.end_byte, (inner.start_byte, inner.end_byte)
@@ -820,7 +800,7 @@ class _Splitter:
         for node in self._launches:
             function = node.child_by_field_name("function")
             assert function is not None
-            base, _, arguments = _text(function).partition("<")
+            base, _, arguments = text_of(function).partition("<")
             base = base.rpartition("::")[2].strip()
             if base not in templates:
                 continue
@@ -842,7 +822,7 @@ class _Splitter:
 
     def _unsure(self, node: Node) -> Unfaithful:
         line = self._code.count(b"\n", 0, node.start_byte) + 1
-        text = " ".join(_text(node).split())
+        text = " ".join(text_of(node).split())
         return Unfaithful(f"line {line} could not be read: {text[:60]}")
 
     def _check_errors(self, node: Node, body: Node, *, on_device: bool) -> None:
@@ -853,7 +833,7 @@ class _Splitter:
         outside = any(
             (found.type == "ERROR" or found.is_missing)
             and not (body.start_byte <= found.start_byte and found.end_byte <= body.end_byte)
-            for found in _nodes(node)
+            for found in nodes(node)
         )
         whole = matching_parenthesis(self._bare, body.start_byte) == body.end_byte
         text = self._bare[body.start_byte : body.end_byte]
@@ -902,104 +882,12 @@ class _Splitter:
         return self._tokens[first : bisect_left(self._starts, stretch[1])]
 
 
-_DIRECTIVE = re.compile(rb"^[ \t]*#(?:\\\r?\n|[^\n])*", re.MULTILINE)
-_KEPT = ("comment", "preproc_def", "preproc_function_def", "preproc_call")
-
-
-def _parse(code: bytes) -> Node:
-    import tree_sitter_cuda
-    from tree_sitter import Language, Parser
-
-    deadline = time.monotonic() + _PARSE_SECONDS
-    parser = Parser(Language(tree_sitter_cuda.language()))
-    try:
-        tree = parser.parse(
-            lambda offset, _: code[offset : offset + 65536],
-            progress_callback=lambda _, __: time.monotonic() > deadline,
-        )
-    except ValueError:
-        raise Unfaithful("the source takes too long to read") from None
-    return tree.root_node
-
-
-def _nodes(root: Node) -> Iterator[Node]:
-    """Every node below and including `root`, in source order."""
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        yield node
-        pending.extend(reversed(node.children))
-
-
-def _text(node: Node) -> str:
-    return (node.text or b"").decode(errors="replace")
-
-
-def _body(node: Node) -> Node:
-    body = node.child_by_field_name("body")
-    if body is None:
-        raise Unfaithful(f"line {node.start_point[0] + 1} could not be read")
-    return body
-
-
-def _function_declarator(node: Node) -> Node | None:
-    """The declarator of the function that a declaration or definition is of, if it is of one."""
-    found = node.child_by_field_name("declarator")
-    while found is not None and found.type in (
-        *("pointer_declarator", "reference_declarator", "attributed_declarator"),
-    ):
-        inner = found.child_by_field_name("declarator")
-        found = inner if inner is not None else (found.named_children or [None])[-1]
-    if found is None or found.type != "function_declarator":
-        return None
-    called = found.child_by_field_name("declarator")
-    # `void (*pointer)(int)` declares no function.
-    return None if called is not None and called.type == "parenthesized_declarator" else found
-
-
-def _name(declarator: Node) -> str:
-    """A function's own name, without qualification and template arguments."""
-    called = declarator.child_by_field_name("declarator")
-    text = "" if called is None else _text(called)
-    if "operator" in text:
-        return text[text.index("operator") :]
-    return text.partition("<")[0].rpartition("::")[2].strip()
-
-
-def _first_identifier(declarator: Node) -> Node | None:
-    return next((node for node in _nodes(declarator) if node.type == "identifier"), None)
-
-
-def _parameters(parameters: Node) -> list[Node]:
-    found = [child for child in parameters.named_children if "parameter" in child.type]
-    if len(found) == 1 and _text(found[0]).strip() == "void":
-        return []
-    return found
-
-
-def _strip_defaults(half: _Half, declarator: Node) -> None:
+def _strip_defaults(half: Edits, declarator: Node) -> None:
     parameters = declarator.child_by_field_name("parameters")
     for child in parameters.named_children if parameters is not None else []:
         equals = next((part for part in child.children if part.type == "="), None)
         if child.type == "optional_parameter_declaration" and equals is not None:
             half.replace(equals.start_byte, child.end_byte)
-
-
-def _cast_value(node: Node) -> Node | None:
-    """What a cast is of: `(const void*)kernel`, `reinterpret_cast<void*>(kernel)`, `(kernel)`."""
-    if node.type == "cast_expression":
-        return node.child_by_field_name("value")
-    if node.type == "parenthesized_expression" and node.named_child_count == 1:
-        return node.named_children[0]
-    if node.type == "call_expression":
-        function = node.child_by_field_name("function")
-        arguments = node.child_by_field_name("arguments")
-        cast = function is not None and re.match(
-            r"(reinterpret|static|const)_cast\b", _text(function)
-        )
-        if cast and arguments is not None and arguments.named_child_count == 1:
-            return arguments.named_children[0]
-    return None
 
 
 def _binding(statement: Node) -> tuple[str, str] | None:
@@ -1009,7 +897,7 @@ def _binding(statement: Node) -> tuple[str, str] | None:
         return None
     function = call.child_by_field_name("function")
     arguments = call.child_by_field_name("arguments")
-    if function is None or arguments is None or not re.fullmatch(r"\w+\.def", _text(function)):
+    if function is None or arguments is None or not re.fullmatch(r"\w+\.def", text_of(function)):
         return None
     given = [child for child in arguments.named_children if child.type != "comment"]
     if not 2 <= len(given) <= 3 or any(
@@ -1017,8 +905,8 @@ def _binding(statement: Node) -> tuple[str, str] | None:
         for child in (given[0], *given[2:])
     ):
         return None
-    name = re.fullmatch(r'"([A-Za-z_]\w*)"', _text(given[0]))
-    target = re.fullmatch(r"&?\s*((?:::)?[A-Za-z_]\w*(?:::[A-Za-z_]\w*)*)", _text(given[1]))
+    name = re.fullmatch(r'"([A-Za-z_]\w*)"', text_of(given[0]))
+    target = re.fullmatch(r"&?\s*((?:::)?[A-Za-z_]\w*(?:::[A-Za-z_]\w*)*)", text_of(given[1]))
     return (name.group(1), target.group(1)) if name and target else None
 
 

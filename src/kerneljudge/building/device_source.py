@@ -44,21 +44,26 @@ _TORCH_HEADERS = (
     *("c10/util/Optional.h", "pybind11/pybind11.h", "cuda_runtime_api.h", "Python.h"),
 )
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _LIGHT = frozenset(
-    (
+    _words(
         "abs acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 "
         "expm1 fabs fdim floor fma fmax fmin fmod frexp hypot ilogb isfinite isinf isnan ldexp "
         "lgamma llrint llround log log10 log1p log2 logb lrint lround modf nearbyint nextafter "
         "pow remainder rint round scalbn signbit sin sinh sqrt tan tanh tgamma trunc memcpy memset "
         "printf max min clamp swap move forward int8_t int16_t int32_t int64_t uint8_t uint16_t "
         "uint32_t uint64_t intptr_t uintptr_t size_t ptrdiff_t nullptr_t initializer_list"
-    ).split()
+    )
 )
 """Members of `std` that the prelude and NVRTC itself have."""
 
 _FULL = {
     "limits": ["numeric_limits"],
-    "type_traits": (
+    "type_traits": _words(
         "is_same is_same_v enable_if enable_if_t conditional conditional_t integral_constant "
         "bool_constant true_type false_type is_integral is_integral_v is_floating_point "
         "is_floating_point_v is_arithmetic is_arithmetic_v is_signed is_signed_v is_unsigned "
@@ -72,23 +77,25 @@ _FULL = {
         "disjunction_v negation negation_v invoke_result invoke_result_t is_invocable "
         "is_invocable_v type_identity type_identity_t is_enum is_enum_v is_class is_class_v "
         "extent extent_v rank rank_v"
-    ).split(),
-    "utility": (
+    ),
+    "utility": _words(
         "pair make_pair index_sequence make_index_sequence index_sequence_for integer_sequence "
         "make_integer_sequence exchange declval as_const in_place"
-    ).split(),
-    "tuple": "tuple make_tuple get tie apply tuple_size tuple_size_v tuple_element forward_as_tuple".split(),
+    ),
+    "tuple": _words(
+        "tuple make_tuple get tie apply tuple_size tuple_size_v tuple_element forward_as_tuple"
+    ),
     "array": ["array"],
     "complex": ["complex"],
-    "bit": "bit_cast popcount countl_zero countr_zero has_single_bit bit_ceil bit_floor".split(),
-    "functional": "plus minus multiplies divides less greater equal_to invoke identity".split(),
-    "algorithm": "fill fill_n copy minmax lower_bound upper_bound binary_search".split(),
-    "numeric": "accumulate reduce gcd lcm midpoint iota".split(),
+    "bit": _words("bit_cast popcount countl_zero countr_zero has_single_bit bit_ceil bit_floor"),
+    "functional": _words("plus minus multiplies divides less greater equal_to invoke identity"),
+    "algorithm": _words("fill fill_n copy minmax lower_bound upper_bound binary_search"),
+    "numeric": _words("accumulate reduce gcd lcm midpoint iota"),
     "cstddef": ["byte"],
     "optional": ["optional", "nullopt"],
     "span": ["span"],
-    "concepts": "same_as integral floating_point convertible_to signed_integral".split(),
-    "iterator": "begin end size data distance advance next prev".split(),
+    "concepts": _words("same_as integral floating_point convertible_to signed_integral"),
+    "iterator": _words("begin end size data distance advance next prev"),
 }
 """Header of libcu++ → members of `std` that it has under `cuda::std`."""
 

@@ -152,19 +152,21 @@ def _write(path: Path, results: list[CompareResponse]) -> None:
 
 
 def _table(results: list[CompareResponse]) -> Table:
-    table = Table("kernel type", "verdict", "reference", "candidate", "speedup", "build", "job")
-    for column in table.columns[2:]:
-        column.justify = "right"
+    table = Table(box=None, pad_edge=False)
+    for heading in ("kernel type", "verdict", "build"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("reference ms", "candidate ms", "speedup", "job"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         reference = result.reference.runtime if result.reference is not None else None
         build = result.candidate.build
         table.add_row(
             result.kernel_exec_result.metadata.kernel_type,
             verdict_text(result.verdict),
+            build.way if build is not None else "–",
             milliseconds(reference),
             milliseconds(result.candidate.runtime),
             f"{result.speedup:.3g}×" if result.speedup is not None else "–",
-            build.way if build is not None else "–",
             f"{sum(result.phase_seconds.values()):.2f} s",
         )
     return table

@@ -49,8 +49,8 @@ def summary_table(verdicts: Iterable[Verdict | None]) -> Table:
 
 
 def milliseconds(stats: RuntimeStats | None) -> str:
-    """The mean time with four significant digits, or a dash."""
-    return "–" if stats is None else f"{stats.mean:.4g} ms"
+    """The mean time in milliseconds with four significant digits, or a dash."""
+    return "–" if stats is None else f"{stats.mean:.4g}"
 
 
 def one_line(result: JudgedResponse) -> str:
@@ -78,8 +78,10 @@ def _headline(result: JudgedResponse) -> Text:
 
 def _sides(result: JudgedResponse) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("side", "kernel", "build", "mean", "median", "min", "std", "clock"):
-        table.add_column(heading)
+    for heading in ("side", "kernel", "build"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("mean ms", "median", "min", "std"):
+        table.add_column(heading, justify="right", no_wrap=True)
     if isinstance(result, CompareResponse) and result.reference is not None:
         _add_side(table, "reference", result.reference)
     _add_side(table, "candidate", result.candidate)
@@ -91,16 +93,14 @@ def _add_side(table: Table, name: str, side: SideReport) -> None:
     table.add_row(
         name,
         Text(plain(side.kernel_name or "–")),
-        _build(side.build) if side.compiled or side.build is not None else "–",
-        Text(milliseconds(times), style="bold" if times else ""),
-        *(
-            f"{value:.4g}" if value is not None else "–"
-            for value in (
-                (times.median, times.min, times.std) if times is not None else (None, None, None)
-            )
-        ),
-        _clock(side.clock),
+        _build(side.build),
+        Text(milliseconds(times), style="bold"),
+        *(("–",) * 3 if times is None else _digits(times.median, times.min, times.std)),
     )
+
+
+def _digits(*values: float) -> list[str]:
+    return [f"{value:.4g}" for value in values]
 
 
 def _build(build: BuildReport | None) -> str:
@@ -111,8 +111,9 @@ def _build(build: BuildReport | None) -> str:
     return f"{build.way}, cached" if build.cached else f"{build.way}, {build.seconds:.2f} s"
 
 
-def _clock(clock: ClockReport | None) -> str:
-    return "–" if clock is None else f"{clock.name}, {clock.samples} runs"
+def _clock(clock: ClockReport) -> str:
+    text = f"{clock.name}, {clock.samples} timed runs after {clock.warmup}"
+    return f"{text}; {clock.fallback_reason}" if clock.fallback_reason else text
 
 
 def _remarks(result: JudgedResponse) -> Iterable[RenderableType]:
@@ -134,12 +135,12 @@ def _remarks(result: JudgedResponse) -> Iterable[RenderableType]:
     for warning in result.task_warnings:
         yield Text.assemble(("task: ", "bold yellow"), plain(warning))
     for name, side in _named_sides(result):
-        for reason in (
-            side.build.reason if side.build is not None else None,
-            side.clock.fallback_reason if side.clock is not None else None,
-        ):
-            if reason:
-                yield Text.assemble((f"{name}: ", "bold"), plain(reason))
+        if side.clock is not None:
+            yield Text(f"{name}'s clock: {plain(_clock(side.clock))}")
+        if side.build is not None and side.build.reason:
+            yield Text(f"{name}'s build: {plain(side.build.reason)}")
+        for note in side.notes:
+            yield Text(f"{name}: {plain(note)}")
         if side.stdout.strip():
             yield Text.assemble((f"{name} printed: ", "bold"), plain(_last_lines(side.stdout)))
     if result.phase_seconds:
@@ -155,17 +156,14 @@ def _named_sides(result: JudgedResponse) -> list[tuple[str, SideReport]]:
 
 
 def _mismatch(output: OutputReport) -> Text:
-    text = Text.assemble(("first mismatch: ", "bold red"), plain(output.name))
+    text = Text.assemble(("first mismatch: ", "bold red"), plain(output.name), ": ")
     if output.reason:
-        text.append(f": {plain(output.reason)}")
+        return text.append(plain(output.reason))
     first = output.first_mismatch
     if first is not None:
-        text.append(f"; at {first.index} expected {first.expected}, got {plain(str(first.actual))}")
-    if output.max_abs_error is not None:
-        text.append(f"; max difference {output.max_abs_error:.4g}")
-    if output.mismatched_fraction is not None:
-        text.append(f"; {output.mismatched_fraction:.2%} of the elements")
-    return text
+        values = f"expected {first.expected}, got {first.actual}"
+        text.append(plain(f"at {first.index} {values}; "))
+    return text.append(f"max difference {output.max_abs_error}")
 
 
 def _fault(fault: Fault) -> RenderableType:

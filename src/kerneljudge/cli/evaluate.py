@@ -145,7 +145,8 @@ def _evaluate_all(
 
 
 def _describe(result: EvaluateResponse) -> str:
-    return f"{result.verdict.value} {milliseconds(result.candidate.runtime)}"
+    runtime = result.candidate.runtime
+    return result.verdict.value + ("" if runtime is None else f" {milliseconds(runtime)} ms")
 
 
 def _record(file: Path, answer: EvaluateResponse | KernelJudgeError) -> dict[str, Any]:
@@ -157,10 +158,12 @@ def _record(file: Path, answer: EvaluateResponse | KernelJudgeError) -> dict[str
 
 
 def _table(files: list[Path], answers: list[EvaluateResponse | KernelJudgeError]) -> Table:
-    table = Table("file", "verdict", "phase", "time", "what", box=None, pad_edge=False)
-    table.columns[3].justify = "right"
-    table.columns[4].overflow = "ellipsis"
-    table.columns[4].no_wrap = True
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("file", no_wrap=True, overflow="ellipsis", max_width=48)
+    for heading in ("verdict", "phase"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("mean ms", no_wrap=True, justify="right")
+    table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=1)
     for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, KernelJudgeError):
             what = Text(plain(str(answer).partition("\n")[0]))

@@ -96,9 +96,7 @@ async def _serve(settings: Settings, until_eof: bool) -> None:
         threading.Thread(target=_stop_at_eof, args=(loop, stop), daemon=True).start()
     try:
         await run_server(settings, stop, _announce)
-    except OSError as error:
-        raise ServerError(f"cannot listen on {settings.host}:{settings.port}: {error}") from error
-    except EvaluatorUnavailable as error:
+    except (OSError, EvaluatorUnavailable) as error:
         raise ServerError(str(error)) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,8 +15,6 @@ from kerneljudge.runtime.messages import Build, Built, FromBuilder
 from kerneljudge.schema import FaultKind
 
 __all__ = ["Builds", "place"]
-
-_MAX_ARTEFACT_BYTES = 512 * 2**20
 
 
 class Builds:
@@ -34,10 +32,11 @@ class Builds:
         self._toolchain = toolchain
         self._include_cache = include_cache
 
-    def build(self, request: BuildRequest, deadline: float) -> BuildResult:
+    def build(self, request: BuildRequest, deadline: float, folder: Path) -> BuildResult:
         """The result of a build; `deadline` is a `time.monotonic()` value.
 
-        A builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
+        A result that the cache does not keep has its artefacts in a new folder under `folder`. A
+        builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
         """
         key = building.cache_key(request, self._toolchain)
         with self._cache.lock(key):
@@ -55,11 +54,23 @@ class Builds:
                 result = answer.result
                 _check_artefacts(result, child.scratch)
                 result.seconds = time.monotonic() - started
-                return self._cache.publish(key, result)
+                kept = self._cache.publish(key, result)
+                return kept if kept is not result else _move(result, folder)
+            except ValueError as error:
+                return _failed(request, str(error), None, "", time.monotonic() - started)
             except RunnerFault as fault:
-                return _failed(request, fault, child.printed, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                return _failed(request, fault.message, fault.kind, child.printed, seconds)
             finally:
                 child.close()
+
+
+def _move(result: BuildResult, folder: Path) -> BuildResult:
+    target = Path(tempfile.mkdtemp(dir=folder))
+    moved = {role: target / path.name for role, path in result.artefacts.items()}
+    for role, path in result.artefacts.items():
+        shutil.move(path, moved[role])
+    return result.model_copy(update={"artefacts": moved})
 
 
 def place(result: BuildResult, folder: Path) -> BuildResult:
@@ -77,36 +88,24 @@ def place(result: BuildResult, folder: Path) -> BuildResult:
 
 
 def _check_artefacts(result: BuildResult, scratch: Path) -> None:
-    """Raises `RunnerFault` unless every artefact is a plain file in the builder's own folder."""
+    """Raises ValueError unless every artefact is a plain file in the builder's own folder."""
     for role, path in result.artefacts.items():
-        resolved = path.resolve()
-        status = resolved.lstat() if resolved.exists() else None
-        if (
-            status is None
-            or not resolved.is_relative_to(scratch.resolve())
-            or not stat.S_ISREG(status.st_mode)
-            or status.st_nlink != 1
-            or status.st_size > _MAX_ARTEFACT_BYTES
-        ):
-            raise RunnerFault(
-                FaultKind.PROTOCOL_ERROR,
-                f"the builder's artefact {role!r} is not a file of its own",
-            )
-        result.artefacts[role] = resolved
+        inside = path.parent.resolve().is_relative_to(scratch.resolve())
+        if not inside or path.is_symlink() or not path.is_file():
+            raise ValueError(f"the builder's artefact {role!r} is no file of its own")
 
 
-def _failed(request: BuildRequest, fault: RunnerFault, printed: str, seconds: float) -> BuildResult:
-    kinds = {
-        FaultKind.TIMEOUT: "timeout",
-        FaultKind.OUT_OF_MEMORY: "out_of_memory",
-    }
+def _failed(
+    request: BuildRequest, message: str, kind: FaultKind | None, printed: str, seconds: float
+) -> BuildResult:
+    faults = {FaultKind.TIMEOUT: "timeout", FaultKind.OUT_OF_MEMORY: "out_of_memory"}
     way = "nvcc" if getattr(request, "compiler", None) == "nvcc" else "nvrtc"
     return BuildResult.model_validate(
         {
             "ok": False,
             "way": "fast" if request.kind == "extension" else way,
-            "log": f"{fault.message}\n{printed}".strip(),
-            "fault": kinds.get(fault.kind, "compile_error"),
+            "log": f"{message}\n{printed}".strip(),
+            "fault": faults.get(kind, "compile_error") if kind else "compile_error",
             "seconds": seconds,
         }
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,7 +112,8 @@ def judge(
     job = _Job(machine, request, progress)
     try:
         with ExitStack() as stack:
-            job.run(stack)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kerneljudge-job-"))
+            job.run(stack, Path(folder))
     except _Stop:
         pass
     except torch.OutOfMemoryError as error:
@@ -171,8 +174,9 @@ class _Job:
             self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
 
-    def run(self, stack: ExitStack) -> None:
-        """All phases. Raises `_Stop` where the job is decided early."""
+    def run(self, stack: ExitStack, folder: Path) -> None:
+        """All phases; `folder` is the job's own. Raises `_Stop` where it is decided early."""
+        self._folder = folder
         with self._phase(Phase.READ):
             for contender in self._contenders:
                 with self._blame(contender):
@@ -248,7 +252,7 @@ class _Job:
             way="none" if contender.kernel.kernel_type is KernelType.TORCH else "jit"
         )
         for request in language.builds(contender.kernel, self._machine.architecture):
-            result = self._machine.builds.build(request, self._deadline)
+            result = self._machine.builds.build(request, self._deadline, self._folder)
             self._note_build(contender, result)
             if not result.ok:
                 raise RunnerFault(
@@ -320,7 +324,7 @@ class _Job:
 
         def build(message: Build) -> Built:
             with self._machine.lease.given_up():
-                result = self._machine.builds.build(message.build, self._deadline)
+                result = self._machine.builds.build(message.build, self._deadline, self._folder)
             self._note_build(contender, result)
             if result.ok:
                 result = place(result, runner.child.scratch)

@@ -7,21 +7,26 @@ compiler, which reads no host code into a cubin anyway.
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from kerneljudge.building.lexer import code_only, macros
+from kerneljudge.building.syntax import (
+    ParseError,
+    function_declarator,
+    function_name,
+    nodes,
+    parameters_of,
+    parse,
+    text_of,
+)
 from kerneljudge.languages.base import Refusal
 
 if TYPE_CHECKING:
     from tree_sitter import Node
 
 __all__ = ["CudaParameter", "CudaSource"]
-
-_PARSE_SECONDS = 2.0
-"""A parse that takes longer is given up: hostile text can make error recovery slow."""
 
 _PYTHON = re.compile(
     r"^[ \t]*(import[ \t]+[A-Za-z_][\w.]*([ \t]+as[ \t]+\w+)?([ \t]*,[ \t]*\w+)*"
@@ -33,7 +38,6 @@ _PYTHON = re.compile(
 _RUNTIME_API = re.compile(r"cuda[A-Z]\w*|cu(Launch|Mem|Module|Stream|Ctx|Init)\w*")
 _ON_DEVICE = ("__global__", "__device__")
 _CONDITIONAL = ("preproc_if", "preproc_ifdef", "preproc_else", "preproc_elif")
-_BLANKED = ("comment", "string_literal", "raw_string_literal", "char_literal")
 
 # The fundamental types and the fixed-width names of C++ and CUDA, without qualifiers.
 _FLOATS = frozenset({"float", "double", "half", "__half", "__nv_bfloat16", "nv_bfloat16"})
@@ -62,41 +66,25 @@ class CudaSource:
     """A CUDA C++ source as a syntax tree, with the questions that the rules ask of it."""
 
     def __init__(self, text: str, root: Node) -> None:
-        self._bytes = text.encode()
-        self._lines = text.splitlines()
+        self._lines = text.split("\n")
         self._root = root
-        code = bytearray(self._bytes)
-        for node in _nodes(root):
-            if node.type in _BLANKED:
-                for index in range(node.start_byte, node.end_byte):
-                    if code[index] != ord("\n"):
-                        code[index] = ord(" ")
-        self._code = code.decode(errors="replace")
-        self._code_bytes = bytes(code)
+        # Without comments and literals, and of the same length.
+        self._code = code_only(text.encode())
 
     @classmethod
     def parse(cls, text: str) -> CudaSource | None:
         """Parses `text`; None where the parser gives up, which leaves it to the compiler."""
-        import tree_sitter_cuda
-        from tree_sitter import Language, Parser
-
-        encoded = text.encode()
-        deadline = time.monotonic() + _PARSE_SECONDS
-        parser = Parser(Language(tree_sitter_cuda.language()))
         try:
-            tree = parser.parse(
-                lambda offset, _: encoded[offset : offset + 65536],
-                progress_callback=lambda _, __: time.monotonic() > deadline,
-            )
-        except ValueError:
+            return cls(text, parse(text.encode()))
+        except ParseError:
             return None
-        return cls(text, tree.root_node)
 
     def refuse_unless_kernels(self) -> None:
         """Raises `Refusal` for Python, `main`, host code, and a source without `__global__`."""
-        python = _PYTHON.search(self._code)
+        code = self._code.decode(errors="replace")
+        python = _PYTHON.search(code)
         if python is not None:
-            number = self._code.count("\n", 0, python.start()) + 1
+            number = code.count("\n", 0, python.start()) + 1
             raise Refusal(
                 f"Python code mixed in: {self._line(number)}. This is C/C++, not Python",
                 "Leave only CUDA C++. Submit a Python source that compiles CUDA with load_inline "
@@ -116,7 +104,7 @@ class CudaSource:
                     "Remove functions that launch kernels or call the CUDA runtime: the judge "
                     "allocates the tensors, and launches the kernel as the contract says.",
                 )
-        if "__global__" not in self._code:
+        if "__global__" not in code:
             plain = ", ".join(dict.fromkeys(name for _, name in functions))
             raise Refusal(
                 "No __global__ functions found",
@@ -132,17 +120,13 @@ class CudaSource:
         """
         base = kernel_name.partition("<")[0].rpartition("::")[2].strip()
         found: list[list[CudaParameter]] = []
-        for node in _nodes(self._root):
-            if node.type != "function_declarator" or _declared_name(node) != base:
+        for node in nodes(self._root):
+            if node.type != "function_declarator" or function_name(node) != base:
                 continue
             parameters = node.child_by_field_name("parameters")
             if parameters is None or parameters.has_error:
                 return None
-            declared = [
-                _parameter(child)
-                for child in parameters.named_children
-                if child.type in ("parameter_declaration", "optional_parameter_declaration")
-            ]
+            declared = [_parameter(child) for child in parameters_of(parameters)]
             if len(declared) == count and declared not in found:
                 found.append(declared)
         return found[0] if len(found) == 1 else None
@@ -161,12 +145,9 @@ class CudaSource:
                 continue
             if node.type == "function_definition":
                 function = node
-                declarator = node.child_by_field_name("declarator")
-                while declarator is not None and declarator.type != "function_declarator":
-                    declarator = declarator.child_by_field_name("declarator")
-                name = None if declarator is None else _declared_name(declarator)
-                if name is not None:
-                    functions.append((node, name))
+                declarator = function_declarator(node)
+                if declarator is not None:
+                    functions.append((node, function_name(declarator)))
             elif function is not None and _is_host_api(node) and function not in host_uses[-1:]:
                 host_uses.append(function)
             pending.extend((child, function) for child in reversed(node.children))
@@ -180,23 +161,23 @@ class CudaSource:
         """
         body = node.child_by_field_name("body")
         end = node.end_byte if body is None else body.start_byte
-        start = max(self._code_bytes.rfind(mark, 0, node.start_byte) for mark in (b";", b"}", b"{"))
-        head = self._code_bytes[start + 1 : end].decode(errors="replace")
-        words = set(re.findall(r"\w+", head))
-        return not words.isdisjoint(_ON_DEVICE) or not words.isdisjoint(self._device_macros)
+        start = max(self._code.rfind(mark, 0, node.start_byte) for mark in (b";", b"}", b"{"))
+        head = self._code[start + 1 : end].decode(errors="replace")
+        return not self._on_device_words.isdisjoint(re.findall(r"\w+", head))
 
     @cached_property
-    def _device_macros(self) -> set[str]:
-        """Macros that stand for a device qualifier, directly or through another macro."""
-        macros: dict[str, set[str]] = {}
-        for line in re.findall(
-            r"^[ \t]*#[ \t]*define[ \t]+(.+(?:\\\n.*)*)", self._code, re.MULTILINE
-        ):
-            name, *words = re.findall(r"\w+", line) or [""]
-            macros.setdefault(name, set()).update(words)
-        device: set[str] = set(_ON_DEVICE)
-        while new := {name for name, words in macros.items() if words & device} - device:
+    def _on_device_words(self) -> set[str]:
+        """The device qualifiers, and macros that stand for one, also through another macro."""
+        used_by: dict[str, list[str]] = {}
+        for name, (_, text) in macros(self._code).items():
+            for word in set(re.findall(r"\w+", text.decode(errors="replace"))):
+                used_by.setdefault(word, []).append(name)
+        device = set(_ON_DEVICE)
+        pending = list(_ON_DEVICE)
+        while pending:
+            new = set(used_by.get(pending.pop(), ())) - device
             device |= new
+            pending.extend(new)
         return device
 
     def _line(self, number: int) -> str:
@@ -217,30 +198,13 @@ def _is_host_api(node: Node) -> bool:
     if node.type != "call_expression":
         return False
     callee = node.child_by_field_name("function")
-    if callee is None or callee.text is None or callee.end_byte - callee.start_byte > 100:
+    if callee is None or callee.end_byte - callee.start_byte > 100:
         return False
-    name = callee.text.decode(errors="replace").removeprefix("::")
-    return _RUNTIME_API.fullmatch(name) is not None
-
-
-def _nodes(root: Node) -> Iterator[Node]:
-    """Every node under `root`, in source order, without recursion."""
-    pending = [root]
-    while pending:
-        node = pending.pop()
-        yield node
-        pending.extend(reversed(node.children))
-
-
-def _declared_name(declarator: Node) -> str | None:
-    node = declarator.child_by_field_name("declarator")
-    while node is not None and node.type not in ("identifier", "field_identifier"):
-        node = node.child_by_field_name("name") or node.child_by_field_name("declarator")
-    return None if node is None or node.text is None else node.text.decode(errors="replace")
+    return _RUNTIME_API.fullmatch(text_of(callee).removeprefix("::")) is not None
 
 
 def _parameter(node: Node) -> CudaParameter:
-    text = " ".join((node.text or b"").decode(errors="replace").split())
+    text = " ".join(text_of(node).split())
     declarator = node.child_by_field_name("declarator")
     if declarator is not None and declarator.type.removeprefix("abstract_") in (
         "pointer_declarator",
@@ -250,7 +214,7 @@ def _parameter(node: Node) -> CudaParameter:
     if declarator is not None and declarator.type != "identifier":
         return CudaParameter(text, None)
     type_node = node.child_by_field_name("type")
-    words = re.findall(r"\w+", ((type_node and type_node.text) or b"").decode(errors="replace"))
+    words = [] if type_node is None else re.findall(r"\w+", text_of(type_node))
     if words[:1] == ["std"]:
         words = words[1:]
     if words == ["bool"]:

@@ -8,6 +8,7 @@ answers for that.
 from __future__ import annotations
 
 import ast
+import re
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
@@ -62,8 +63,8 @@ class PythonSource:
 
     @cached_property
     def lines(self) -> list[str]:
-        """The source's lines."""
-        return self.text.splitlines()
+        """The source's lines, as Python counts them."""
+        return re.split(r"\r\n|\r|\n", self.text)
 
     @cached_property
     def aliases(self) -> dict[str, str]:

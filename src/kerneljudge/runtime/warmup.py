@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["warm"]
+from kerneljudge.runtime.memory import export, supports_ipc
+
+__all__ = ["close_nvml", "warm"]
 
 
 def warm(device: torch.device, triton_seed: Path) -> None:
@@ -34,6 +36,9 @@ def warm(device: torch.device, triton_seed: Path) -> None:
     if "triton" in sys.modules:
         _warm_triton(device, triton_seed)
     _open_nvml()
+    # The first call of the driver's bindings takes 10 ms.
+    if supports_ipc(device) is None:
+        export(torch.empty(1, device=device))
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
 
@@ -48,12 +53,29 @@ def _warm_triton(device: torch.device, seed: Path) -> None:
     os.environ["TRITON_CACHE_DIR"] = cache
 
 
+def close_nvml() -> None:
+    """Closes NVML where an import has opened it, before a process is forked from.
+
+    torch asks it for GPUs and leaves it open, with a thread of its own; a forked process cannot
+    use what its parent has opened.
+    """
+    library = _nvml()
+    if library is not None:
+        while library.nvmlShutdown() == 0:
+            pass
+
+
 def _open_nvml() -> None:
     """Opens NVML, which torch asks how much memory there is when an allocation fails, and which
     cannot be opened any more inside the sandbox."""
+    library = _nvml()
+    if library is not None:
+        library.nvmlInit_v2()
+
+
+def _nvml() -> ctypes.CDLL | None:
+    """The driver's library; None without a driver. torch then does without its figures as well."""
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
+        return ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        # Without the library torch reports an allocation that fails without those figures.
-        return
-    library.nvmlInit_v2()
+        return None

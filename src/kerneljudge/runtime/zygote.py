@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -196,8 +197,13 @@ def main() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     sock = socket.socket(fileno=int(sys.argv[1]))
     channel = Channel(sock, ToZygote, takes_descriptors=True)
+    # The driver's library starts a thread when torch counts GPUs. It waits, and holds no lock that
+    # a forked process would need.
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     _warm()
-    from kerneljudge.runtime import builder, runner
+    from kerneljudge.runtime import builder, runner, warmup
+
+    warmup.close_nvml()
 
     Zygote(channel, {"runner": runner.main, "builder": builder.main}).serve()
 
