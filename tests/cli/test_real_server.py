@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+import kerneljudge
+
 pytestmark = pytest.mark.e2e
 
 COMMAND = [sys.executable, "-m", "kerneljudge"]
@@ -246,7 +248,8 @@ def test_a_private_server_imports_nothing_from_the_current_folder(
     done = subprocess.run(
         [sys.executable, "-P", "-m", "kerneljudge", "evaluate", "model.py", "--trials", "3"],
         cwd=tmp_path,
-        env=environment,
+        # Where this package is, also for a PYTHONPATH that is relative to another folder.
+        env=environment | {"PYTHONPATH": str(Path(kerneljudge.__file__).parents[1])},
         capture_output=True,
         text=True,
         timeout=280,

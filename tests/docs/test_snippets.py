@@ -1,15 +1,17 @@
 """The snippets of the README and the guides do what they show.
 
-Each `python` block runs, in a file's order and in one namespace a file; so does each line of a
-`bash` or `console` block that starts with `$ kerneljudge`. CONTRIBUTING.md says which comments
-before a block change that.
+Blocks run in a file's order. A `python` block runs in one namespace a file. Of a `bash` or
+`console` block each command that starts with `$ kerneljudge`, `$ python` or `$ curl` runs in bash;
+where the block shows output below it, the first word of what it prints must be the first word
+shown. CONTRIBUTING.md says which comments before a block change that.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -27,8 +29,14 @@ FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^(?P=indent)```",
     re.DOTALL | re.MULTILINE,
 )
-COMMENT = re.compile(r"<!--\s*(?P<text>.*?)\s*-->\s*\Z", re.DOTALL)
-COMMANDS = re.compile(r"^\$ (?P<command>kerneljudge\b.*(?:(?<=\\)\n.*)*)", re.MULTILINE)
+COMMENT = re.compile(r"<!--\s*(?P<text>(?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
+COMMAND = re.compile(
+    r"^\$ (?P<command>(?:kerneljudge|python|curl)\b.*(?:(?<=\\)\n.*)*)\n"
+    r"(?P<shown>(?:(?!\$ ).*\n)*)",
+    re.MULTILINE,
+)
+SHELLS = ("bash", "console")
+TOLD = ("not run", "needs", "exits with", "saved as", "part of")
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,7 @@ class Snippet:
     @property
     def not_run(self) -> str | None:
         """Why it is not run."""
-        told = re.fullmatch(r"not run: (.+)", self.comment, re.DOTALL)
-        return told[1] if told else None
+        return self._told(r"not run: (.+)")
 
     @property
     def needs_gpu(self) -> bool:
@@ -58,21 +65,39 @@ class Snippet:
     @property
     def exit_code(self) -> int:
         """What its commands exit with."""
-        told = re.fullmatch(r"exits with (\d+)", self.comment)
-        return int(told[1]) if told else 0
+        return int(self._told(r"exits with (\d+)") or 0)
 
     @property
-    def commands(self) -> list[str]:
-        return [match["command"].replace("\\\n", " ") for match in COMMANDS.finditer(self.text)]
+    def saved_as(self) -> str | None:
+        """The file that it is the text of."""
+        return self._told(r"saved as (\S+)")
+
+    @property
+    def part_of(self) -> str | None:
+        """The variable of the page's namespace that this JSON is a part of."""
+        return self._told(r"part of `(\w+)`")
+
+    @property
+    def understood(self) -> bool:
+        return any(
+            (self.not_run, self.needs_gpu, self.exit_code, self.saved_as, self.part_of),
+        )
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """Each command that is run, and the output that is shown below it."""
+        return [(match["command"], match["shown"]) for match in COMMAND.finditer(self.text)]
+
+    def _told(self, pattern: str) -> str | None:
+        told = re.fullmatch(pattern, self.comment, re.DOTALL)
+        return told[1] if told else None
 
 
 def snippets(page: Path) -> list[Snippet]:
-    """The blocks of a page that could be run, in order."""
+    """The blocks of a page, in order."""
     content = page.read_text(encoding="utf-8")
     found = []
     for match in FENCE.finditer(content):
-        if match["language"] not in ("python", "bash", "console"):
-            continue
         comment = COMMENT.search(content[: match.start()])
         found.append(
             Snippet(
@@ -92,52 +117,106 @@ def run_python(snippet: Snippet, namespace: dict[str, object], url: str) -> None
     exec(compile(source, str(snippet.page), "exec"), namespace)
 
 
-def run_commands(snippet: Snippet, folder: Path, url: str) -> None:
-    for command in snippet.commands:
-        words = shlex.split(command.replace(LOCALHOST, url), comments=True)
+def run_commands(snippet: Snippet, folder: Path, programs: Path, url: str) -> int:
+    """Runs the block's commands; says how many."""
+    ran = 0
+    for command, shown in snippet.commands:
+        if "curl" in command and shutil.which("curl") is None:
+            continue
         done = subprocess.run(
-            [sys.executable, "-m", *words],
+            ["bash", "-o", "pipefail", "-c", command.replace(LOCALHOST, url)],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "100"},
+            env=os.environ
+            | {
+                "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "COLUMNS": "100",
+                "no_proxy": "127.0.0.1",
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=240,
             check=False,
         )
-        assert done.returncode == snippet.exit_code, (
-            f"{snippet.place}: {command} exited with {done.returncode}, not {snippet.exit_code}:\n"
-            f"{done.stdout}\n{done.stderr}"
-        )
+        told = f"{snippet.place}: {command}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == snippet.exit_code, f"exit code {done.returncode} of {told}"
+        if shown.strip():
+            words = (done.stdout + done.stderr).split()
+            assert words[:1] == shown.split()[:1], f"another output of {told}"
+        ran += 1
+    return ran
+
+
+def assert_part(shown: object, real: object, where: str) -> None:
+    """Asserts that the JSON shown has no field that the real one lacks, and the same types.
+
+    Numbers, texts and the lengths of lists may differ; null stands for anything, and anything for
+    null.
+    """
+    if shown is None or real is None:
+        return
+    if isinstance(shown, float) and isinstance(real, int):
+        real = float(real)
+    assert type(shown) is type(real), f"{where} is {real!r}"
+    if isinstance(shown, dict):
+        assert isinstance(real, dict)
+        for key, value in shown.items():
+            assert key in real, f"{where} has no {key!r}"
+            assert_part(value, real[key], f"{where}.{key}")
+    if isinstance(shown, list) and isinstance(real, list):
+        for index, (item, other) in enumerate(zip(shown, real, strict=False)):
+            assert_part(item, other, f"{where}[{index}]")
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `kerneljudge` and `python`, as an activated environment has them."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, arguments in (("kerneljudge", " -m kerneljudge"), ("python", "")):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}"{arguments} "$@"\n')
+        path.chmod(0o755)
+    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_snippets_run_as_shown(page, server, has_gpu, tmp_path, monkeypatch):
+def test_snippets_run_as_shown(page, server, has_gpu, programs, tmp_path, monkeypatch):
     for entry in ("examples", "docs", "README.md"):
         (tmp_path / entry).symlink_to(ROOT / entry)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     ran = 0
     for snippet in snippets(page):
         if snippet.not_run is not None or (snippet.needs_gpu and not has_gpu):
             continue
-        if snippet.language == "python":
+        if snippet.saved_as is not None:
+            path = tmp_path / snippet.saved_as
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(snippet.text, encoding="utf-8")
+        elif snippet.part_of is not None:
+            assert_part(json.loads(snippet.text), namespace[snippet.part_of], snippet.place)
+            ran += 1
+        elif snippet.language == "python":
             run_python(snippet, namespace, server.url)
             ran += 1
-        else:
-            run_commands(snippet, tmp_path, server.url)
-            ran += len(snippet.commands)
+        elif snippet.language in SHELLS:
+            ran += run_commands(snippet, tmp_path, programs, server.url)
     if not ran:
         pytest.skip("shows nothing that is run here")
 
 
-def test_every_python_snippet_is_run_or_says_why_not():
+def test_every_snippet_is_run_or_says_why_not():
     unclear = [
-        f"{snippet.place}: {snippet.comment}"
+        f"{snippet.place}: {snippet.comment or 'no command that is run'}"
         for page in PAGES
         for snippet in snippets(page)
-        if snippet.comment.startswith(("not run", "needs", "exits"))
-        and not (snippet.not_run or snippet.needs_gpu or snippet.exit_code)
+        if not snippet.understood
+        and (
+            snippet.comment.startswith(TOLD)
+            or (snippet.language in SHELLS and not snippet.commands)
+        )
     ]
     assert not unclear, "\n".join(unclear)
 
@@ -146,7 +225,19 @@ def test_links_between_pages_lead_somewhere():
     broken = []
     for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]:
         text = re.sub(FENCE, "", page.read_text(encoding="utf-8"))
-        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-            if "://" not in target and not (page.parent / target).exists():
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+            if "://" in target:
+                continue
+            linked = page.parent / target if target else page
+            if not linked.exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
+            elif anchor and anchor not in anchors(linked):
+                broken.append(f"{page.relative_to(ROOT)}: {target}#{anchor}")
     assert not broken, "\n".join(broken)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(FENCE, "", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

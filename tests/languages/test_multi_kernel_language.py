@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from kernel_runs import KernelRun, load, run
+from torch.utils import cpp_extension
 
+from kerneljudge.building import BuildRequest, BuildResult
 from kerneljudge.languages import LANGUAGES, LoadError, Refusal
 from kerneljudge.schema import KernelCode, KernelType
 
@@ -24,6 +26,13 @@ OUT: dict[str, Any] = {
     "role": "output",
     "tensor_spec": {"shape": [64]},
 }
+
+
+@pytest.fixture(autouse=True)
+def torchs_own_builders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a script replaces `load_inline` and `load` for good: not beyond the test."""
+    for name in ("load_inline", "load"):
+        monkeypatch.setattr(cpp_extension, name, getattr(cpp_extension, name))
 
 
 def script(source: str, *args: dict[str, Any], entry_point: str = "run") -> KernelCode:
@@ -69,6 +78,34 @@ def test_a_missing_entry_point_is_told_with_the_functions(tmp_path: Path) -> Non
         load(script("def main(x):\n    return x\ndef helper():\n    pass", X), tmp_path)
     assert caught.value.message == "Entry point function 'run' not found in module"
     assert "functions main, helper" in (caught.value.hint or "")
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("late", [False, True], ids=["on import", "in the first call"])
+def test_load_inline_asks_the_builder(tmp_path: Path, late: bool) -> None:
+    source = """
+from torch.utils.cpp_extension import load_inline
+
+def build():
+    return load_inline(name="m", cpp_sources="int f();", cuda_sources="__global__ void k() {}")
+
+module = None if LATE else build()
+
+def run(x):
+    return build()
+"""
+    asked: list[BuildRequest] = []
+
+    def build(request: BuildRequest) -> BuildResult:
+        asked.append(request)
+        return BuildResult(ok=False, way="fast", log="the compiler's words", hint="mend it")
+
+    with pytest.raises(LoadError) as caught:
+        run(script(source.replace("LATE", str(late)), X), tmp_path, build=build)
+    assert caught.value.message == "the compiler's words"
+    (request,) = asked
+    assert request.kind == "extension"
+    assert request.cuda_sources == ["__global__ void k() {}"]
 
 
 @pytest.mark.integration

@@ -371,7 +371,7 @@ def test_reading_imports_no_torch(has_no_torch: Callable[[str], bool]) -> None:
         "from kerneljudge.languages import LANGUAGES\n"
         "from kerneljudge.schema import KernelCode, KernelType\n"
         "io = {'args': [], 'launch': {'grid': {'x': 1}}}\n"
-        "for kind in ('torch', 'triton', 'cuda', 'multi_kernel'):\n"
+        "for kind in ('torch', 'torch_cuda', 'triton', 'cuda', 'multi_kernel'):\n"
         "    source = '__global__ void k() {}' if kind == 'cuda' else 'import triton\\n'\n"
         "    kernel = KernelCode(source_code=source, kernel_type=kind, io=io,"
         " metadata={'entry_point': 'f'})\n"

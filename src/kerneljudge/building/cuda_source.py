@@ -327,7 +327,7 @@ class _Splitter:
         directives = [match.span() for match in _DIRECTIVE.finditer(self._bare)]
         starts = [start for start, _ in directives]
         for index, token in enumerate(self._tokens):
-            name = token.text.decode()
+            name = token.word
             if name not in specifiers and name not in _ATTRIBUTES:
                 continue
             nearest = bisect_left(starts, token.start) - 1
@@ -681,7 +681,7 @@ class _Splitter:
                 self._device_aliases.add(text_of(name))
 
     def _macro_call(self, item: _Item) -> None:
-        name = next((t.text.decode() for t in self._between(item.stretch)), "")
+        name = next((t.word for t in self._between(item.stretch)), "")
         takes, text = self._macros.get(name, (False, b""))
         if takes and re.search(rb"__(global|device|constant|shared)__", text):
             raise Unfaithful(f"macro {name} defines device code")
@@ -810,7 +810,7 @@ class _Splitter:
             spoken += 1
             names.append(f"{templates[base]}<{', '.join(words)}>")
         mentions = sum(
-            token.text.decode() in templates
+            token.word in templates
             for stretch in self._host_stretches
             for token in self._between(stretch)
             if token.kind == "name"
@@ -857,7 +857,7 @@ class _Splitter:
     def _std_names(self, stretch: tuple[int, int]) -> set[str]:
         words = self._between(stretch)
         return {
-            three.text.decode()
+            three.word
             for one, two, three in zip(words, words[1:], words[2:], strict=False)
             if one.text == b"std" and two.text == b"::" and three.kind == "name"
         }
@@ -866,7 +866,7 @@ class _Splitter:
         """The first parts of qualified names, and the aliases of what is the device's."""
         words = self._between(stretch)
         found = {
-            one.text.decode()
+            one.word
             for before, one, after in zip([None, *words], words, words[1:], strict=False)
             if one.kind == "name"
             and after.text == b"::"
@@ -875,7 +875,7 @@ class _Splitter:
         return found | (self._names(stretch) & self._device_aliases)
 
     def _names(self, stretch: tuple[int, int]) -> set[str]:
-        return {token.text.decode() for token in self._between(stretch) if token.kind == "name"}
+        return {token.word for token in self._between(stretch) if token.kind == "name"}
 
     def _between(self, stretch: tuple[int, int]) -> list[Token]:
         first = bisect_left(self._starts, stretch[0])

@@ -88,6 +88,7 @@ class _Builder:
                 "name": request.name,
                 "docs": request.functions or {},
                 "architecture": request.architecture,
+                "has_device_code": bool(self.extension.cuda),
                 "depends_on_other_files": self.extension.names_other_files,
             },
             log=bounded(built.log),
@@ -129,8 +130,11 @@ def build_extension(
                 )
             reason = str(stop)
         except CompileFailed as stop:
-            if request.preference == "fast" or toolchain.missing_for_extension():
-                return _failed("fast", stop, _without_nvcc(request, toolchain))
+            if stop.final or request.preference == "fast":
+                return _failed("fast", stop, None)
+            if missing := toolchain.missing_for_extension():
+                lacking = ", ".join(missing)
+                return _failed("fast", stop, f"not tried as torch builds it: lacks {lacking}")
             failure = stop
             reason = f"the fast way did not compile: {_first_error(stop.log)}"
     try:
@@ -154,12 +158,6 @@ def _failed(way: str, failure: CompileFailed, reason: str | None) -> BuildResult
 
 def _unavailable(message: str, hint: str = _NVCC_HINT) -> BuildResult:
     return BuildResult(ok=False, way="nvcc", log=message, hint=hint, fault="unavailable")
-
-
-def _without_nvcc(request: ExtensionBuild, toolchain: Toolchain) -> str | None:
-    if request.preference == "fast":
-        return None
-    return f"not tried as torch builds it: {', '.join(toolchain.missing_for_extension())} missing"
 
 
 def _first_error(log: str) -> str:

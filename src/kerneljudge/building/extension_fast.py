@@ -44,16 +44,23 @@ __all__ = ["CompileFailed", "FastExtension", "build_fast"]
 _TAGGED = re.compile(rf"_ZTS(?P<key>\S*{TAG}(?P<index>\d+)\S*)")
 _LONG = re.compile(r"(?<!long )\b(unsigned )?long\b(?! long)")
 _FOREIGN = re.compile(r"\b(c10|at|torch|std)::|\{")
+_ERROR = re.compile(r"\berror: (.*)")
+# What the precompiled header leaves out, or is itself.
+_LEFT_OUT = re.compile(
+    r"kerneljudge|extension\.h|\b(py|pybind11|PYBIND11\w*|nn|optim|autograd|data|serialize|THP\w*|Py\w*)\b"
+)
 _OTHER_INT64 = re.compile(r'invalid redeclaration of type name "u?int(64|ptr)_t"')
 
 
 class CompileFailed(Exception):
     """A compiler refused; carries its messages."""
 
-    def __init__(self, log: str, *, out_of_memory: bool = False) -> None:
+    def __init__(self, log: str, *, out_of_memory: bool = False, final: bool = False) -> None:
         super().__init__(log)
         self.log = log
         self.out_of_memory = out_of_memory
+        self.final = final
+        """Whether every other way would fail as well."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +138,11 @@ def build_fast(
         try:
             objects, warnings = host.compile(pool)
         except CompileFailed as failure:
+            failure.final = _is_final(failure.log, extension)
             if device is not None and (log := device.result().failure()):
-                raise CompileFailed(f"{log}\n{failure.log}") from None
+                raise CompileFailed(
+                    f"{log}\n{failure.log}", final=failure.final and _is_syntax(log)
+                ) from None
             raise
         logs.append(warnings)
         if source is not None:
@@ -155,11 +165,25 @@ def build_fast(
     return FastExtension(
         library=library,
         cubin=cubin,
-        functions={name: f"f{index}" for index, name in enumerate(plan.functions)},
+        functions=_operators(plan.functions),
         kernels=kernels,
         architecture=architecture if cubin is not None else None,
         log="\n".join(log for log in logs if log),
     )
+
+
+def _is_syntax(log: str) -> bool:
+    """Whether all errors are of syntax. A name that is missing here, and is there where nvcc
+    compiles, always gives another error as well."""
+    errors = _ERROR.findall(log)
+    return bool(errors) and all(error.startswith("expected ") for error in errors)
+
+
+def _is_final(log: str, extension: Extension) -> bool:
+    """Whether g++ would refuse the source as torch compiles it, too."""
+    if extension.cuda:
+        return _is_syntax(log)
+    return bool(_ERROR.search(log)) and not _LEFT_OUT.search(log)
 
 
 # --- what is compiled
@@ -360,18 +384,24 @@ class _Host:
         ]
 
 
+def _operators(functions: dict[str, str]) -> dict[str, str]:
+    """Python name → operator."""
+    return {name: "call_" + name.replace("::", "_") for name in functions}
+
+
 def _bindings(functions: dict[str, str], namespace: str) -> str:
-    lines = ['\n#line 1 "functions"']
+    operators = _operators(functions)
     bound = ", ".join(
-        f'::kerneljudge::bind<decltype(&{target}), &{target}>("f{index}")'
-        for index, target in enumerate(
-            "::" + name.removeprefix("::") for name in functions.values()
+        f'::kerneljudge::bind<decltype(&{target}), &{target}>("{operators[name]}")'
+        for name, target in (
+            (name, "::" + function.removeprefix("::")) for name, function in functions.items()
         )
     )
-    lines.append(
-        f'static const ::kerneljudge::Functions kerneljudge_functions("{namespace}", {{{bound}}});'
+    return (
+        '\n#line 1 "functions"\n'
+        "static const ::kerneljudge::Functions kerneljudge_functions("
+        f'"{namespace}", {{{bound}}});\n'
     )
-    return "\n".join(lines) + "\n"
 
 
 def _fits(flags: HostFlags, toolchain: Toolchain) -> bool:

@@ -43,6 +43,11 @@ class Token:
         """The byte after its last."""
         return self.start + len(self.text)
 
+    @property
+    def word(self) -> str:
+        """What it is, as a string."""
+        return self.text.decode(errors="replace")
+
 
 def tokens(code: bytes) -> Iterator[Token]:
     """Every token, in order, without gaps."""

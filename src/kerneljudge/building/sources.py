@@ -117,7 +117,7 @@ class Extension:
         names: set[str] = set()
         for unit in (*self.cuda, *self.cpp):
             bare = code_only(unit.code)
-            names |= {token.text.decode() for token in tokens(bare) if token.kind == "name"}
+            names |= {token.word for token in tokens(bare) if token.kind == "name"}
         missing = [
             function
             for function in self.request.functions or {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
 import threading
@@ -60,12 +62,10 @@ def main() -> None:
             if isinstance(message, Judge):
                 pool.submit(work, message)
     except ChannelClosed:
-        # The server is gone: so is whoever would hear a verdict.
+        # The server is gone: so is whoever would hear a verdict. The group is the judge's own: a
+        # compiler that it started dies with it.
         machine.close()
-        sys.stdout.flush()
-        import os
-
-        os._exit(0)
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -323,8 +323,10 @@ class _Job:
         runner, _ = contender.running
 
         def build(message: Build) -> Built:
+            # What for is the judge's to say.
+            request = message.build.model_copy(update={"architecture": self._machine.architecture})
             with self._machine.lease.given_up():
-                result = self._machine.builds.build(message.build, self._deadline, self._folder)
+                result = self._machine.builds.build(request, self._deadline, self._folder)
             self._note_build(contender, result)
             if result.ok:
                 result = place(result, runner.child.scratch)

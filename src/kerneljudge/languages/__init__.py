@@ -17,6 +17,7 @@ from kerneljudge.languages.base import (
 from kerneljudge.languages.cuda import CudaLanguage
 from kerneljudge.languages.multi_kernel import MultiKernelLanguage
 from kerneljudge.languages.torch import TorchLanguage
+from kerneljudge.languages.torch_cuda import TorchCudaLanguage
 from kerneljudge.languages.triton import TritonLanguage
 from kerneljudge.schema import KernelType
 
@@ -32,6 +33,7 @@ __all__ = [
 
 LANGUAGES: dict[KernelType, Language] = {
     KernelType.TORCH: TorchLanguage(),
+    KernelType.TORCH_CUDA: TorchCudaLanguage(),
     KernelType.TRITON: TritonLanguage(),
     KernelType.CUDA: CudaLanguage(),
     KernelType.MULTI_KERNEL: MultiKernelLanguage(),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from kerneljudge.languages.base import Language, LoadContext, LoadedKernel, Refusal
+from kerneljudge.languages.extensions import intercept_extension_builds
 from kerneljudge.languages.python_module import execute, find_callable
 from kerneljudge.languages.python_source import PythonSource, refuse_unless_definitions
 from kerneljudge.languages.triton_interpreter import prepare_triton
@@ -64,7 +65,9 @@ class MultiKernelLanguage(Language):
         options = cast(MultiKernelOptions, kernel.options)
         if "triton" in kernel.source_code:
             prepare_triton(context)
+        builds = intercept_extension_builds(context)
         module = execute(kernel.source_code, context)
+        builds.refuse_device_code()
         entry = find_callable(
             module,
             options.entry_point,

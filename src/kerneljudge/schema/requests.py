@@ -9,7 +9,13 @@ from pydantic import Field
 from kerneljudge.schema.base import Closed
 from kerneljudge.schema.kernel import KernelCode, KernelType
 
-__all__ = ["DEFAULT_TOLERANCE", "CompareRequest", "EvaluateRequest", "JobRequest", "LegacyCompareRequest"]
+__all__ = [
+    "DEFAULT_TOLERANCE",
+    "CompareRequest",
+    "EvaluateRequest",
+    "JobRequest",
+    "LegacyCompareRequest",
+]
 
 DEFAULT_TOLERANCE = 1e-2
 """Absolute and relative tolerance of floating-point outputs, where a request sets none."""

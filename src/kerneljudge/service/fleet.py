@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -286,8 +287,11 @@ def _send(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
+    """Waits for a judge to end, and ends what is left of its process group."""
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

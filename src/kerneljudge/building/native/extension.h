@@ -34,6 +34,30 @@
 #include <c10/cuda/CUDAGuard.h>
 #endif
 
+#if KERNELJUDGE_CUDA
+// What CUDA's headers declare for host code where nvcc compiles it.
+#define KERNELJUDGE_EXTREMA(A, B, R) \
+    inline R min(A a, B b) { return static_cast<R>(a) < static_cast<R>(b) ? a : b; } \
+    inline R max(A a, B b) { return static_cast<R>(a) > static_cast<R>(b) ? a : b; }
+KERNELJUDGE_EXTREMA(int, int, int)
+KERNELJUDGE_EXTREMA(unsigned int, unsigned int, unsigned int)
+KERNELJUDGE_EXTREMA(unsigned int, int, unsigned int)
+KERNELJUDGE_EXTREMA(int, unsigned int, unsigned int)
+KERNELJUDGE_EXTREMA(long, long, long)
+KERNELJUDGE_EXTREMA(unsigned long, unsigned long, unsigned long)
+KERNELJUDGE_EXTREMA(unsigned long, long, unsigned long)
+KERNELJUDGE_EXTREMA(long, unsigned long, unsigned long)
+KERNELJUDGE_EXTREMA(long long, long long, long long)
+KERNELJUDGE_EXTREMA(unsigned long long, unsigned long long, unsigned long long)
+KERNELJUDGE_EXTREMA(unsigned long long, long long, unsigned long long)
+KERNELJUDGE_EXTREMA(long long, unsigned long long, unsigned long long)
+KERNELJUDGE_EXTREMA(float, float, float)
+KERNELJUDGE_EXTREMA(double, double, double)
+KERNELJUDGE_EXTREMA(float, double, double)
+KERNELJUDGE_EXTREMA(double, float, double)
+#undef KERNELJUDGE_EXTREMA
+#endif
+
 namespace kerneljudge {
 
 // --- functions, bound through the dispatcher
@@ -47,7 +71,11 @@ template <class T, class = void> struct Value;
 
 template <> struct Value<at::Tensor> {
     static std::string schema() { return "Tensor"; }
-    static at::Tensor get(c10::IValue&& value) { return std::move(value).toTensor(); }
+    static at::Tensor get(c10::IValue&& value) {
+        at::Tensor tensor = std::move(value).toTensor();
+        TORCH_CHECK_TYPE(tensor.defined(), "expected a Tensor, got None");
+        return tensor;
+    }
     static c10::IValue put(at::Tensor value) { return c10::IValue(std::move(value)); }
 };
 
