@@ -69,8 +69,10 @@ def _notes(answer: Any) -> list[str]:
     return notes
 
 
-def measure(client: httpx.Client, task: Task, case: Case, repeats: int, first: int) -> Measured:
-    """Has one case judged, after one evaluation that is not counted.
+def measure(
+    client: httpx.Client, task: Task, case: Case, *, repeats: int, first: int, pause: float
+) -> Measured:
+    """Has one case judged, after one evaluation that is not counted, `pause` seconds apart.
 
     That one fills the build cache for a candidate that is to be seen, and warms whatever the
     server warms at a kernel type's first use for one that is not. Revisions count from `first`.
@@ -80,6 +82,7 @@ def measure(client: httpx.Client, task: Task, case: Case, repeats: int, first: i
     _compare(client, task, case, first)
     for repetition in range(1, repeats + 1):
         revision = first + repetition if case.fresh else first
+        time.sleep(pause)
         seconds, answer = _compare(client, task, case, revision)
         result.seconds.append(seconds)
         result.phases.append(answer["phase_seconds"])
@@ -216,6 +219,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--server", help="URL of a server that runs; one is started otherwise")
     parser.add_argument("--case", action="append", choices=list(CASES), help="only this one")
     parser.add_argument("--repeats", type=int, default=5, help="of each case (5)")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=1.0,
+        help="seconds between evaluations, in which runners come to stand by; 0: back to back (1)",
+    )
     parser.add_argument("--kernelbench", type=Path, help="a KernelBench checkout to measure too")
     parser.add_argument("--no-peers", action="store_true", help="measure KernelJudge alone")
     parser.add_argument("--peer-repeats", type=int, default=3, help="of each peer (3)")
@@ -248,7 +257,16 @@ def main() -> int:
         for name in arguments.case or CASES:
             progress.print(f"KernelJudge {name} × {arguments.repeats}", style="dim")
             first = arguments.revision + 1000 * len(results)
-            results.append(measure(client, task, CASES[name], arguments.repeats, first))
+            results.append(
+                measure(
+                    client,
+                    task,
+                    CASES[name],
+                    repeats=arguments.repeats,
+                    first=first,
+                    pause=arguments.pause,
+                )
+            )
     peers = [] if arguments.no_peers else run_peers(arguments, progress)
     machine = describe("benchmarks.evaluate_cost", arguments.commit, environment)
     if arguments.json is not None:

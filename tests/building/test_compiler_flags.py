@@ -130,7 +130,10 @@ def test_what_only_nvcc_can_do_is_named(option: str) -> None:
         ([], "sm_90"),
         (["-arch=sm_90a"], "sm_90a"),
         (["-arch=native"], "sm_90"),
-        (["-gencode=arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"], "sm_90"),
+        (
+            ["-gencode=arch=compute_80,code=sm_80", "-gencode", "arch=compute_90,code=sm_90"],
+            "sm_90",
+        ),
         (["-gencode=arch=compute_90a,code=[sm_90a,compute_90a]"], "sm_90a"),
         (["-arch=sm_80"], None),
         (["-gencode=arch=compute_90,code=compute_90"], None),

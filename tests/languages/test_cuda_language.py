@@ -211,7 +211,12 @@ __global__ void reverse(const float* x, float* y, int n) {
         assert torch.equal(y, x.flip(0))
 
     def test_too_much_shared_memory_names_both_sizes(self, tmp_path: Path) -> None:
-        source = "__global__ void k(float* x) { __shared__ float s[8192]; s[0] = *x; *x = s[1]; }"
+        source = """__global__ void k(float* x) {
+            __shared__ float s[8192];
+            s[threadIdx.x] = *x;
+            __syncthreads();
+            x[threadIdx.x] = s[8191 - threadIdx.x];
+        }"""
         kernel = cuda_kernel(source, tensor("x"), launch={"shared_memory": 227 * 1024})
         limit = torch.cuda.get_device_properties(0).shared_memory_per_block_optin
         with pytest.raises(LoadError) as caught:

@@ -57,6 +57,7 @@ def test_no_venv_uses_the_given_interpreter_without_set_up():
     done = subprocess.run(
         ["make", "--dry-run", "--always-make", "NO_VENV=1", "PYTHON=/opt/python", "demo", "test"],
         cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},  # without the flags of the make that runs the tests
         capture_output=True,
         text=True,
         timeout=60,

@@ -248,6 +248,7 @@ def _by_nvcc(
         "-ccbin",
         toolchain.cxx,
         f"-arch={architecture}",
+        "--expt-relaxed-constexpr",  # as NVRTC is told
         *([] if flags.host.standard else [f"-std={_STANDARD}"]),
         *flags.nvcc,
         "-cubin",

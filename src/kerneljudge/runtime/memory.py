@@ -225,6 +225,8 @@ class ImportedAllocations:
 
 def supports_ipc(device: torch.device) -> str | None:
     """None if this process can export device memory, else the reason why not."""
+    # Makes the device's context the current one of this thread, as the driver's calls need it.
+    torch.cuda.set_device(device)
     try:
         DeviceRegion(1, device).close()
     except CudaError as error:

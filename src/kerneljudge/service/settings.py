@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=_default_cache_dir)
     """Folder of the build cache; `$XDG_CACHE_HOME/kerneljudge` unless set, and for root
     `/var/cache/kerneljudge`."""
-    standby: int = Field(default=2, ge=0, le=64)
+    standby: int = Field(default=4, ge=0, le=64)
     """Runners prepared ahead of need on each device."""
     runner_memory_bytes: int | None = Field(default=None, ge=2**28)
     """Host memory that one kernel, or one build, may use; half of the machine's unless set."""
