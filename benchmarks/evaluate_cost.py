@@ -244,7 +244,7 @@ def main() -> int:
     """Runs the program. Returns 1 where KernelJudge did not accept a candidate."""
     arguments = _parse()
     terminal = sys.stdout.isatty()
-    console = Console(width=None if terminal else 160, highlight=False)
+    console = Console(width=None if terminal else 200, highlight=False)
     progress = Console(stderr=True)
     task = task_of(arguments)
     results: list[Measured] = []

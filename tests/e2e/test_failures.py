@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -226,6 +227,87 @@ def test_a_runner_cannot_reach_out(compare: Compare, tmp_path: Path) -> None:
     )
     assert judged.verdict == "accepted", judged.fault
     assert not (tmp_path / "written").exists()
+
+
+LIES = """
+import kerneljudge.runtime.runner as runner
+import torch
+import torch.nn as nn
+
+honest_meta, honest_export = runner.TensorMeta, runner.export
+
+
+class ModelNew(nn.Module):
+    def forward(self, a, b):
+        {lie}
+        return a + b
+"""
+
+
+@pytest.mark.parametrize(
+    ("lie", "verdict", "says"),
+    [
+        (
+            "runner.TensorMeta = lambda **fields: honest_meta(**fields | {'shape': [1 << 50]})",
+            "out_of_memory",
+            "there is room for",
+        ),
+        (
+            "runner.TensorMeta = lambda **fields: honest_meta(**fields | {'dtype': 'float31'})",
+            "protocol_error",
+            "no dtype",
+        ),
+        (
+            "runner.Ran = lambda **fields: runner.Attached(request=fields['request'])",
+            "protocol_error",
+            "not asked for",
+        ),
+        (
+            "runner.Ran = lambda **fields: runner.Loaded(request=1, kernel_name='x')",
+            "protocol_error",
+            "answers no request",
+        ),
+    ],
+)
+def test_a_runner_that_lies_about_its_results_is_not_believed(
+    compare: Compare, lie: str, verdict: str, says: str
+) -> None:
+    judged = compare(kernel(REFERENCE), kernel(LIES.format(lie=lie)))
+    assert judged.verdict == verdict, judged.fault
+    assert says in judged.fault.message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["gpu"], indirect=True)
+@pytest.mark.parametrize(
+    ("update", "says"),
+    [
+        ("{'offset': 1 << 40}", "does not fit"),
+        ("{'strides': [1 << 40, 1]}", "does not fit"),
+        ("{'strides': [1]}", "strides"),
+        ("{'handle': 'QUFB'}", "64 bytes"),
+    ],
+)
+def test_a_handle_is_read_only_within_the_allocation_that_the_driver_knows(
+    compare: Compare, update: str, says: str
+) -> None:
+    lie = f"runner.export = lambda tensor: honest_export(tensor).model_copy(update={update})"
+    judged = compare(kernel(REFERENCE), kernel(LIES.format(lie=lie)))
+    assert judged.verdict == "protocol_error", judged.fault
+    assert says in judged.fault.message
+
+
+def test_a_zygote_that_dies_is_replaced(judge_server: Any, compare: Compare) -> None:
+    lines = command_lines(descendants(judge_server.process.pid))
+    zygotes = [pid for pid, line in lines.items() if "kerneljudge.runtime.zygote" in line]
+    # Its children bear its name: it is the one whose parent is the judge.
+    for pid in zygotes:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        if parent not in zygotes:
+            os.kill(pid, signal.SIGKILL)
+    for _ in range(2):
+        judged = compare(kernel(REFERENCE), GOOD)
+        assert judged.verdict == "accepted", judged.fault
 
 
 @pytest.mark.gpu

@@ -141,7 +141,9 @@ def build_fast(
             failure.final = _is_final(failure.log, extension)
             if device is not None and (log := device.result().failure()):
                 raise CompileFailed(
-                    f"{log}\n{failure.log}", final=failure.final and _is_syntax(log)
+                    f"{log}\n{failure.log}",
+                    out_of_memory=failure.out_of_memory,
+                    final=failure.final and _is_syntax(log),
                 ) from None
             raise
         logs.append(warnings)
@@ -152,7 +154,11 @@ def build_fast(
                 device = compile_device(names)
             done = device.result()
             if done.failure() is not None:
-                raise CompileFailed(done.compiled.log, out_of_memory=done.compiled.out_of_memory)
+                raise CompileFailed(
+                    done.compiled.log,
+                    out_of_memory=done.compiled.out_of_memory,
+                    final=_is_syntax(done.compiled.log),
+                )
             if done.wide_int64 and any(map(_LONG.search, names)):
                 raise Unfaithful("a kernel instance for long, which is not int64_t to NVRTC")
             lowered = {_squeezed(name): entry for name, entry in done.compiled.lowered.items()}

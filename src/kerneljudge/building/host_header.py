@@ -10,6 +10,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ _SHIMS = ("torch/extension.h", "torch/all.h", "torch/torch.h")
 """Headers that the precompiled one stands for: what it leaves out (pybind11, torch::nn) fails to
 compile, which is seen, and the extension is then built as torch builds it."""
 _SHIM = '#include "../../kerneljudge/extension.h"\n'
+_DIGEST = re.compile(r"[0-9a-f]{32}")
+_KEPT = 2
 _log = logging.getLogger(__name__)
 
 
@@ -106,7 +109,10 @@ def prepare_header(toolchain: Toolchain, cache: Path) -> Path | None:
         ready = find_header(toolchain, cache)
         if ready is not None:
             return ready.folder
-        with tempfile.TemporaryDirectory(dir=cache, prefix="making-") as name:
+        prefix = f"making-{digest}-"
+        for left in cache.glob(f"{prefix}*"):  # by a process that was killed: the lock is free
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix=prefix) as name:
             folder = Path(name)
             failed = [done for done in _make(toolchain, folder) if not done.ok]
             if failed:
@@ -117,7 +123,16 @@ def prepare_header(toolchain: Toolchain, cache: Path) -> Path | None:
             folder.chmod(0o755)
             os.rename(folder, target)
             folder.mkdir()  # for TemporaryDirectory to remove
+    _drop_old(cache)
     return cache / digest
+
+
+def _drop_old(cache: Path) -> None:
+    """Keeps the newest headers only: every change of a compiler or of torch makes another."""
+    made = [path for path in cache.iterdir() if _DIGEST.fullmatch(path.name)]
+    made.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in made[_KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_header(folder: Path) -> HostHeader:

@@ -66,6 +66,9 @@ from kerneljudge.timing import summarize
 
 __all__ = ["judge"]
 
+_ATTEMPTS = 2
+"""Times that a job is begun, where the zygote dies under it."""
+
 _FAULTS = {
     "compile_error": FaultKind.COMPILE_ERROR,
     "timeout": FaultKind.TIMEOUT,
@@ -109,31 +112,44 @@ def judge(
 
     Never raises for what a kernel does: the report tells it.
     """
-    job = _Job(machine, request, progress)
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        job = _Job(machine, request, progress)
+        try:
+            _run(job)
+        except ZygoteLost as error:
+            # The machinery failed, no kernel: the job begins again.
+            machine.restart_zygote_if_lost()
+            if attempts_left:
+                continue
+            job.report.verdict = Verdict.INTERNAL_ERROR
+            job.report.error = str(error)
+        finally:
+            if machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+        break
+    return job.report
+
+
+def _run(job: _Job) -> None:
+    """Runs a job to its end, whatever it is. Raises `ZygoteLost` alone."""
     try:
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kerneljudge-job-"))
             job.run(stack, Path(folder))
     except _Stop:
         pass
+    except ZygoteLost:
+        raise
     except torch.OutOfMemoryError as error:
         job.report.verdict = Verdict.OUT_OF_MEMORY
         job.report.error = (
             "the job's inputs and outputs do not fit on the device beside each other:"
             f" {str(error).splitlines()[0]}"
         )
-    except ZygoteLost as error:
-        machine.restart_zygote_if_lost()
-        job.report.verdict = Verdict.INTERNAL_ERROR
-        job.report.error = str(error)
     except Exception:
         # The judge's own mistake must end this job, and no other.
         job.report.verdict = Verdict.INTERNAL_ERROR
         job.report.error = traceback.format_exc()
-    finally:
-        if machine.device.type == "cuda":
-            torch.cuda.empty_cache()
-    return job.report
 
 
 class _Job:

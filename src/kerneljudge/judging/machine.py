@@ -32,8 +32,8 @@ from kerneljudge.schema import Environment
 __all__ = ["Lease", "Machine"]
 
 _ARCHITECTURE_WITHOUT_GPU = "sm_90"
-_KEEPERS = 2
-"""Threads that bury and start runners: as many as one comparison uses up."""
+_KEEPERS = 4
+"""Threads that bury and start runners: a comparison uses up two, which two others replace."""
 _MAX_FILL_FAILURES = 3
 
 

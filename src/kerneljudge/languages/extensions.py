@@ -27,6 +27,7 @@ __all__ = ["BuildError", "ExtensionBuilds", "intercept_extension_builds"]
 _ARCHITECTURE_WITHOUT_GPU = "sm_90"
 _HEADER_SUFFIXES = frozenset({".h", ".hpp", ".hh", ".hxx", ".cuh", ".inl", ".inc"})
 _MAX_HEADERS = 256
+_MAX_MESSAGE = 4096
 _MAX_HEADER_BYTES = 4 * 2**20
 
 
@@ -64,7 +65,6 @@ class ExtensionBuilds:
     ) -> None:
         self._context = context
         self._preference = preference
-        self._libraries: dict[str, ModuleType] = {}
         self._executed = False
         self.results: list[BuildResult] = []
         """Every successful build, in order."""
@@ -186,12 +186,14 @@ class ExtensionBuilds:
         import torch
 
         namespace: str = result.manifest["namespace"]
-        if namespace in self._libraries:
-            return self._libraries[namespace]  # an operator can be registered once
+        if namespace in _LIBRARIES:
+            return _LIBRARIES[namespace]
         path = result.artefacts["library"]
         _load_operators(path)
+        library = ctypes.CDLL(str(path))
+        _register(library)
         if "cubin" in result.artefacts:
-            _bind(path, result, load=self._context.device.type == "cuda")
+            _bind(library, result, load=self._context.device.type == "cuda")
         module = ModuleType(name)
         module.__file__ = str(path)
         operators = getattr(torch.ops, namespace)
@@ -199,8 +201,12 @@ class ExtensionBuilds:
         for function, operator in result.manifest["functions"].items():
             overload = getattr(operators, operator).default
             setattr(module, function, _function(function, overload, docs.get(function)))
-        self._libraries[namespace] = module
+        _LIBRARIES[namespace] = module
         return module
+
+
+_LIBRARIES: dict[str, ModuleType] = {}
+"""Namespace → module of the libraries in this process: an operator can be registered once."""
 
 
 def _function(name: str, overload: Callable[..., Any], doc: str | None) -> Callable[..., Any]:
@@ -214,13 +220,22 @@ def _function(name: str, overload: Callable[..., Any], doc: str | None) -> Calla
     return call
 
 
-def _bind(path: Path, result: BuildResult, *, load: bool) -> None:
+def _register(library: ctypes.CDLL) -> None:
+    """Has a library register its functions with torch."""
+    message = ctypes.create_string_buffer(_MAX_MESSAGE)
+    register = library.kerneljudge_register
+    register.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+    if register(message, len(message)):
+        raise LoadError(f"the functions cannot be bound: {_decode(message)}")
+
+
+def _bind(library: ctypes.CDLL, result: BuildResult, *, load: bool) -> None:
     """Gives a library its cubin; with `load`, has the driver load it now."""
     image = result.artefacts["cubin"].read_bytes()
     kernels: dict[str, str] = result.manifest["kernels"]
     texts = ctypes.c_char_p * len(kernels)
-    message = ctypes.create_string_buffer(4096)
-    bind = ctypes.CDLL(str(path)).kerneljudge_bind
+    message = ctypes.create_string_buffer(_MAX_MESSAGE)
+    bind = library.kerneljudge_bind
     bind.argtypes = [
         ctypes.c_char_p,
         ctypes.c_size_t,
@@ -242,7 +257,11 @@ def _bind(path: Path, result: BuildResult, *, load: bool) -> None:
         len(message),
     )
     if failed:
-        raise LoadError(f"the kernels cannot be loaded: {message.value.decode(errors='replace')}")
+        raise LoadError(f"the kernels cannot be loaded: {_decode(message)}")
+
+
+def _decode(message: ctypes.Array[ctypes.c_char]) -> str:
+    return message.value.decode(errors="replace")
 
 
 def _load_operators(path: Path) -> None:

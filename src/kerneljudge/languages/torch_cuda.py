@@ -74,7 +74,7 @@ class TorchCudaLanguage(Language):
 
 def _refuse_without_sources(source: PythonSource, text: str) -> None:
     calls = [call for call in source.extension_builds if source.last(call.func) == "load_inline"]
-    if not source.extension_builds and "load_inline" not in text and "cpp_extension" not in text:
+    if not source.extension_builds and not _mentions_builder(source):
         raise Refusal(
             "No load_inline call found",
             "Compile the CUDA source with `torch.utils.cpp_extension.load_inline(name=..., "
@@ -106,6 +106,19 @@ def _refuse_without_sources(source: PythonSource, text: str) -> None:
             "No __global__ functions found",
             "A CUDA kernel is a `__global__ void` function in cuda_sources.",
         )
+
+
+def _mentions_builder(source: PythonSource) -> bool:
+    """Whether anything but an import names torch's extension builder, also in a string."""
+    for node in source.nodes:
+        text = None
+        if isinstance(node, ast.Name | ast.Attribute):
+            text = source.path(node)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        if text is not None and ("load_inline" in text or "cpp_extension" in text):
+            return True
+    return False
 
 
 def _refuse_without_model(source: PythonSource, text: str, side: Side) -> None:

@@ -250,13 +250,11 @@ template <class F, F function> Function bind(const char* name) {
     return {name, Adapter<F, function>::schema(), &Adapter<F, function>::call};
 }
 
-// Registers functions under a namespace of torch.ops, when the library is loaded.
+// The functions of this library, for kerneljudge_register to register under a namespace of
+// torch.ops: what fails while a library is being loaded would end the process.
 class Functions {
 public:
-    Functions(const char* name, const std::vector<Function>& functions);
-
-private:
-    std::unique_ptr<torch::Library> library_;
+    Functions(const char* name, std::vector<Function> functions);
 };
 
 #if KERNELJUDGE_CUDA

@@ -22,19 +22,44 @@ private:
     Call call_;
 };
 
-}  // namespace
+struct Registry {
+    std::string name;
+    std::vector<Function> functions;
+    std::unique_ptr<torch::Library> library;
+};
 
-Functions::Functions(const char* name, const std::vector<Function>& functions)
-    : library_(std::make_unique<torch::Library>(torch::Library::FRAGMENT, name, std::nullopt,
-                                                __FILE__, __LINE__)) {
-    for (const Function& function : functions) {
+Registry& registry() {
+    static Registry registry;
+    return registry;
+}
+
+void register_functions() {
+    Registry& own = registry();
+    if (own.library || own.functions.empty()) {
+        return;
+    }
+    own.library = std::make_unique<torch::Library>(torch::Library::FRAGMENT, own.name,
+                                                   std::nullopt, __FILE__, __LINE__);
+    for (const Function& function : own.functions) {
+        const std::string schema = function.name + function.schema;
         // Without a dispatch key: the function runs as it is, whatever its arguments are, and
         // autograd sees what it calls, as with a Python extension.
-        const std::string schema = function.name + function.schema;
-        library_->def(torch::schema(schema.c_str(), c10::AliasAnalysisKind::CONSERVATIVE),
-                      torch::CppFunction::makeFromBoxedFunctor(
-                          std::make_unique<BoxedCall>(function.call)));
+        own.library->def(torch::schema(schema.c_str(), c10::AliasAnalysisKind::CONSERVATIVE),
+                         torch::CppFunction::makeFromBoxedFunctor(
+                             std::make_unique<BoxedCall>(function.call)));
     }
+}
+
+int answer(const std::exception& error, char* message, size_t capacity) {
+    std::snprintf(message, capacity, "%s", error.what());
+    return 1;
+}
+
+}  // namespace
+
+Functions::Functions(const char* name, std::vector<Function> functions) {
+    registry().name = name;
+    registry().functions = std::move(functions);
 }
 
 #if KERNELJUDGE_CUDA
@@ -240,6 +265,17 @@ cudaError_t set_attribute(Kernel& kernel, cudaFuncAttribute attribute, int value
 
 }  // namespace kerneljudge
 
+// Registers the library's functions with torch. Returns 0, or 1 with the reason in `message`.
+extern "C" __attribute__((visibility("default"))) int kerneljudge_register(char* message,
+                                                                           size_t capacity) {
+    try {
+        kerneljudge::register_functions();
+        return 0;
+    } catch (const std::exception& error) {
+        return kerneljudge::answer(error, message, capacity);
+    }
+}
+
 #if KERNELJUDGE_CUDA
 
 // Gives the library its cubin: `keys` and `entries` are `count` pairs of Kernel::key and mangled
@@ -263,8 +299,7 @@ extern "C" __attribute__((visibility("default"))) int kerneljudge_bind(
         }
         return 0;
     } catch (const std::exception& error) {
-        std::snprintf(message, capacity, "%s", error.what());
-        return 1;
+        return kerneljudge::answer(error, message, capacity);
     }
 }
 
