@@ -62,8 +62,11 @@ def test_failures_are_not_kept(cache: BuildCache) -> None:
 
 def test_a_build_that_read_other_files_is_not_kept(cache: BuildCache, tmp_path: Path) -> None:
     result = built(tmp_path / "scratch", manifest={"depends_on_other_files": True})
-    assert cache.publish(KEY, result) is result
+    published = cache.publish(KEY, result)
     assert cache.lookup(KEY) is None
+    # Its files are there all the same, after those of the builder are gone.
+    result.artefacts["cubin"].unlink()
+    assert published.artefacts["cubin"].read_bytes() == b"cubin"
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "manifest"])

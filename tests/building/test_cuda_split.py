@@ -179,6 +179,9 @@ def test_a_plain_pybind_module_gives_the_bindings() -> None:
         ("__constant__ float c[3];\nvoid f() { cudaMemcpyToSymbol(c, p, 12); }", "c"),
         ("__managed__ int n;\n" + KERNEL, "__managed__"),
         ("#ifdef __CUDACC__\n#endif\n" + KERNEL, "__CUDACC__"),
+        ("#if TORCH_VERSION_MAJOR >= 2\n#endif\n" + KERNEL, "the macro TORCH_VERSION_MAJOR"),
+        ("#ifdef __GNUC__\n#endif\n" + KERNEL, "the macro __GNUC__"),
+        ("#define S(k) cudaFuncSetAttribute((void*)k, 8, 1)\n" + KERNEL, "macro S calls CUDA"),
         ("#include <cutlass/gemm/gemm.h>\n" + KERNEL, "CUTLASS"),
         ("#include <ATen/cuda/Atomic.cuh>\n" + KERNEL, "torch's own"),
         ("__global__ void k(at::Half* x) {}", "at::"),
@@ -194,6 +197,16 @@ def test_a_plain_pybind_module_gives_the_bindings() -> None:
 )
 def test_what_cannot_be_split_for_sure_is_left_to_nvcc(source: str, words: str) -> None:
     assert words in reason(source)
+
+
+def test_conditions_that_both_halves_agree_on_are_kept() -> None:
+    found = halves(
+        "#ifndef GUARD\n#define GUARD\n#endif\n#if CUDA_VERSION >= 12000 && !defined(USE_ROCM)\n"
+        + KERNEL
+        + "#elif defined(DEBUG)\n#endif\n"
+    )
+    assert "#if CUDA_VERSION >= 12000" in found.device
+    assert "#if CUDA_VERSION >= 12000" in found.host
 
 
 def test_prototypes_lose_default_arguments_where_the_definition_follows_in_the_same_unit() -> None:

@@ -147,6 +147,20 @@ def test_what_is_not_acceptable_in_a_request_is_named(
     assert message in result.log
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architecture": "sm_90; touch /tmp/x"},
+        {"cuda_sources": ["a\0b"]},
+        {"cpp_sources": ["\ud800"]},
+        {"extra_cflags": ["-DX=\0"]},
+    ],
+)
+def test_what_no_compiler_could_read_is_no_request(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        wrapper("plain").request(**fields)
+
+
 def test_a_source_that_needs_torchs_cuda_headers_is_unavailable_where_torch_has_none(
     build_extension: BuildExtension, toolchain: Toolchain
 ) -> None:

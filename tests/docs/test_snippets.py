@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -30,11 +31,7 @@ FENCE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 COMMENT = re.compile(r"<!--\s*(?P<text>(?:(?!-->).)*?)\s*-->\s*\Z", re.DOTALL)
-COMMAND = re.compile(
-    r"^\$ (?P<command>(?:kerneljudge|python|curl)\b.*(?:(?<=\\)\n.*)*)\n"
-    r"(?P<shown>(?:(?!\$ ).*\n)*)",
-    re.MULTILINE,
-)
+PROGRAMS = ("kerneljudge", "python", "curl")
 SHELLS = ("bash", "console")
 TOLD = ("not run", "needs", "exits with", "saved as", "part of")
 
@@ -86,11 +83,29 @@ class Snippet:
     @property
     def commands(self) -> list[tuple[str, str]]:
         """Each command that is run, and the output that is shown below it."""
-        return [(match["command"], match["shown"]) for match in COMMAND.finditer(self.text)]
+        found: list[tuple[str, str]] = []
+        for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
+            if part.split()[0] not in PROGRAMS:
+                continue
+            lines = part.splitlines()
+            length = 1
+            while not ends_here("\n".join(lines[:length])):
+                length += 1
+            found.append(("\n".join(lines[:length]), "\n".join(lines[length:])))
+        return found
 
     def _told(self, pattern: str) -> str | None:
         told = re.fullmatch(pattern, self.comment, re.DOTALL)
         return told[1] if told else None
+
+
+def ends_here(command: str) -> bool:
+    """Whether a command is whole: its quotes are closed, and no backslash continues it."""
+    try:
+        shlex.split(command)
+    except ValueError:
+        return False
+    return not command.endswith("\\")
 
 
 def snippets(page: Path) -> list[Snippet]:
@@ -130,6 +145,7 @@ def run_commands(snippet: Snippet, folder: Path, programs: Path, url: str) -> in
             | {
                 "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": os.pathsep.join(sys.path),
+                "KERNELJUDGE_URL": url,
                 "COLUMNS": "100",
                 "no_proxy": "127.0.0.1",
             },

@@ -102,7 +102,7 @@ def run(x):
 
     with pytest.raises(LoadError) as caught:
         run(script(source.replace("LATE", str(late)), X), tmp_path, build=build)
-    assert caught.value.message == "the compiler's words"
+    assert caught.value.message.endswith("the compiler's words")
     (request,) = asked
     assert request.kind == "extension"
     assert request.cuda_sources == ["__global__ void k() {}"]

@@ -11,9 +11,11 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -29,6 +31,7 @@ __all__ = ["BuildCache", "cache_key"]
 _KEY = re.compile(r"[0-9a-f]{64}")
 _MANIFEST = "result.json"
 _MAX_ARTEFACT_BYTES = 512 * 2**20
+_ONCE_SECONDS = 3600
 
 
 def cache_key(request: BuildRequest, toolchain: Toolchain) -> str:
@@ -93,14 +96,22 @@ class BuildCache:
         return result.model_copy(update={"cached": True, "seconds": 0.0})
 
     def publish(self, key: str, result: BuildResult) -> BuildResult:
-        """Copies a result into the cache, whole or not at all. Returns it with its new files.
+        """Takes a successful result's files over, whole or not at all, and returns it with them.
 
-        A result that is not to be kept comes back as it is. Raises ValueError for an artefact
-        that is no plain file, or too large.
+        One that is not to be found again keeps its files for an hour. A failure comes back as it
+        is. Raises ValueError for an artefact that is no plain file, or too large.
         """
-        if not result.ok or result.manifest.get("depends_on_other_files"):
+        if not result.ok:
             return result
-        folder = self._folder(key)
+        if not result.manifest.get("depends_on_other_files"):
+            return self._place(result, self._folder(key))
+        once = self._root / "once"
+        for old in once.glob("*"):
+            if old.stat().st_mtime < time.time() - _ONCE_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+        return self._place(result, once / secrets.token_hex(16))
+
+    def _place(self, result: BuildResult, folder: Path) -> BuildResult:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._root, prefix="new-") as name:
             new = Path(name)

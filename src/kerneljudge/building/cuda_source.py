@@ -84,6 +84,20 @@ _DEVICE_HEADERS = (
 _COMPILER_MACROS = frozenset(
     {"__CUDACC__", "__NVCC__", "__CUDACC_RTC__", "__CUDACC_VER_MAJOR__", "__CUDACC_VER_MINOR__"}
 )
+# Macros that both halves agree on, and that nobody defines here.
+_KNOWN_MACROS = frozenset(
+    {
+        *("defined", "__has_include", "__cplusplus", "__CUDA_ARCH__", "CUDA_VERSION"),
+        *("CUDART_VERSION", "USE_ROCM", "__HIPCC__", "__HIP_PLATFORM_AMD__", "__HIP__"),
+        *("_MSC_VER", "_WIN32", "__APPLE__", "__ROCM__", "__HIP_DEVICE_COMPILE__"),
+    }
+)
+# Macros that headers or compilers define: NVRTC is given neither the one nor the other.
+_HEADER_MACRO = re.compile(r"_|TORCH|AT_|C10|CAFFE2|CUDA|CUDNN|CUBLAS|CUB_|THRUST|CCCL|NV|INT|FLT")
+_CONDITION = re.compile(
+    rb"^[ \t]*#[ \t]*(?:if|ifdef|ifndef|elif|elifdef|elifndef)\b((?:\\\r?\n|[^\n])*)",
+    re.MULTILINE,
+)
 # Functions of CUDA's runtime that take a kernel or a device variable by its host symbol.
 _BY_SYMBOL = re.compile(
     r"cuda(Func(Get|SetCache|SetShared)\w*|Occupancy\w+|Launch\w*Kernel\w*|Memcpy(To|From)Symbol\w*"
@@ -165,8 +179,6 @@ class SplitSource:
     only the compiled host half can tell."""
     bindings: dict[str, str]
     """Python name → C++ function, of a PYBIND11_MODULE that does nothing else."""
-    has_device_code: bool
-    """Whether the device half holds any code."""
     defined: set[str]
     """Functions of the host half that are defined at namespace scope, by their own names."""
     declared: set[str]
@@ -281,7 +293,6 @@ class _Splitter:
         self._bindings: dict[str, str] = {}
         self._defined: set[str] = set()
         self._declared: set[str] = set()
-        self._has_device_code = False
 
     def split(self) -> SplitSource:
         self._refuse_what_only_nvcc_knows()
@@ -294,7 +305,6 @@ class _Splitter:
             kernels=self._kernels,
             guess=self._guess(),
             bindings=self._bindings,
-            has_device_code=self._has_device_code,
             defined=self._defined,
             declared=self._declared,
             device_headers=self._headers,
@@ -312,6 +322,15 @@ class _Splitter:
         for name, (_, text) in self._macros.items():
             if b"<<<" in text:
                 raise Unfaithful(f"macro {name} launches kernels")
+            called = {word.word for word in tokens(text) if word.kind == "name"}
+            if _SET_ATTRIBUTE in called or any(map(_BY_SYMBOL.fullmatch, called)):
+                raise Unfaithful(f"macro {name} calls CUDA with a kernel or device variable")
+        for condition in _CONDITION.findall(self._bare):
+            for word in tokens(condition):
+                if word.kind != "name" or word.word in self._macros or word.word in _KNOWN_MACROS:
+                    continue
+                if _HEADER_MACRO.match(word.word):
+                    raise Unfaithful(f"the source asks for the macro {word.word}")
 
     def _mask(self) -> bytes:
         """The source for the parser: without the specifiers that the grammar does not know."""
@@ -698,7 +717,6 @@ class _Splitter:
             raise Unfaithful(f"device code uses {min(found)}::")
         if b"<<<" in self._bare[item.start : item.end]:
             raise Unfaithful("device code launches kernels")
-        self._has_device_code = True
         self._device_stretches.append(item.stretch)
 
     def _keep_on_host(self, item: _Item, name: Node | None = None) -> None:

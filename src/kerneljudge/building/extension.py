@@ -106,8 +106,8 @@ def build_extension(
         return BuildResult(
             ok=False, way=way, log=str(error), hint=error.hint, fault="compile_error"
         )
-    header = extension.torch_cuda_include
-    if header is not None and not toolchain.has_torch_cuda:
+    header = extension.unavailable_include(toolchain)
+    if header is not None:
         return _unavailable(
             f"the source includes <{header}>, and it can be built only where torch has CUDA: "
             f"{toolchain.without_torch_cuda}",

@@ -208,6 +208,9 @@ def _architecture(extension: Extension) -> str:
 def _plan(extension: Extension) -> _Plan:
     if len(extension.cuda) > 1 or len(extension.cpp) > 1:
         raise Unfaithful("several files of one kind")
+    for name, text in extension.request.headers.items():
+        if re.search(rb"<<<|__(global|managed|constant)__", code_only(text.encode())):
+            raise Unfaithful(f"kernels or device variables in the header {name}")
     cuda = extension.cuda[0] if extension.cuda else None
     cpp = extension.cpp[0] if extension.cpp else None
     bound = extension.request.functions
@@ -284,6 +287,7 @@ def _compile_device(
             f"-arch={architecture}",
             *([] if flags.host.standard else [f"-std={toolchain.torch.standard}"]),
             *HALF_MACROS,
+            *_versions(toolchain),
             *program.options,
             *flags.nvrtc,
             *(f"-I{folder}" for folder in (headers, *toolchain.device_includes)),
@@ -294,6 +298,13 @@ def _compile_device(
             if wide:
                 continue
         return _Device(compiled, program.wide_int64)
+
+
+def _versions(toolchain: Toolchain) -> list[str]:
+    """The versions that CUDA's own headers define, which torch includes before any source."""
+    headers = toolchain.device_headers
+    assert headers is not None
+    return [f"-D{name}={headers.version}" for name in ("CUDA_VERSION", "CUDART_VERSION")]
 
 
 def _instances(
@@ -437,7 +448,7 @@ def _link(
     assert toolchain.torch is not None
     library = scratch / "extension.so"
     torch = ["c10", "torch_cpu", "torch"]
-    if toolchain.has_torch_cuda:
+    if toolchain.has_torch_streams:
         torch[1:1] = ["c10_cuda"]
         torch.append("torch_cuda")
     runtime = toolchain.cudart

@@ -81,6 +81,7 @@ def compile_flags(toolchain: Toolchain) -> list[str]:
         "-DTORCH_API_INCLUDE_EXTENSION_H",
         *HALF_MACROS,
         f"-DKERNELJUDGE_CUDA={int(_with_cuda(toolchain))}",
+        f"-DKERNELJUDGE_TORCH_STREAMS={int(toolchain.has_torch_streams)}",
         f"-DKERNELJUDGE_TORCH_CUDA={int(toolchain.has_torch_cuda)}",
         *(flag for folder in includes for flag in ("-isystem", str(folder))),
     ]
@@ -120,7 +121,9 @@ def prepare_header(toolchain: Toolchain, cache: Path) -> Path | None:
                 return None
             target = cache / digest
             shutil.rmtree(target, ignore_errors=True)
-            folder.chmod(0o755)
+            # Builders of another user read it, whatever this process's umask is.
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o755 if path.is_dir() else 0o644)
             os.rename(folder, target)
             folder.mkdir()  # for TemporaryDirectory to remove
     _drop_old(cache)

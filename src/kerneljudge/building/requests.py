@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kerneljudge.schema import Closed
 
 __all__ = ["BuildRequest", "BuildResult", "DeviceBuild", "ExtensionBuild"]
+
+
+def _encodable(text: str) -> str:
+    # No file that a compiler reads can hold either; NVRTC would stop reading at a NUL.
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must be Unicode text without NUL or lone surrogates")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+_Architecture = Annotated[str, Field(pattern=r"^sm_[0-9]{2,3}[af]?$")]
 
 
 class DeviceBuild(Closed):
@@ -17,17 +28,17 @@ class DeviceBuild(Closed):
 
     kind: Literal["device"] = "device"
     """Which request this is."""
-    source: str
+    source: _Text
     """CUDA C++."""
-    architecture: str
+    architecture: _Architecture
     """The target, such as `sm_90`."""
     compiler: Literal["nvrtc", "nvcc"] = "nvrtc"
     """The compiler."""
-    options: list[str] = Field(default_factory=list)
+    options: list[_Text] = Field(default_factory=list)
     """The submitter's options."""
-    kernel_name: str | None = None
+    kernel_name: _Text | None = None
     """The kernel to launch, or a template instance; the first `__global__` if unset."""
-    name_expressions: list[str] = Field(default_factory=list)
+    name_expressions: list[_Text] = Field(default_factory=list)
     """Template instances to compile."""
 
 
@@ -38,11 +49,11 @@ class ExtensionBuild(Closed):
     """Which request this is."""
     name: str
     """The module's name."""
-    cpp_sources: list[str] = Field(default_factory=list)
+    cpp_sources: list[_Text] = Field(default_factory=list)
     """C++ sources."""
-    cuda_sources: list[str] = Field(default_factory=list)
+    cuda_sources: list[_Text] = Field(default_factory=list)
     """CUDA sources."""
-    headers: dict[str, str] = Field(default_factory=dict)
+    headers: dict[_Text, _Text] = Field(default_factory=dict)
     """Relative path → text of the submitter's own headers, found by `#include`."""
     separate: bool = False
     """Whether each source is a translation unit of its own, as `load` takes files; else the
@@ -51,15 +62,15 @@ class ExtensionBuild(Closed):
     """Whether torch's headers are included before the sources, as `load_inline` does."""
     functions: dict[str, str] | None = None
     """C++ function → docstring; null where the source has its own PYBIND11_MODULE."""
-    extra_cflags: list[str] = Field(default_factory=list)
+    extra_cflags: list[_Text] = Field(default_factory=list)
     """Options for the C++ compiler."""
-    extra_cuda_cflags: list[str] = Field(default_factory=list)
+    extra_cuda_cflags: list[_Text] = Field(default_factory=list)
     """Options for nvcc; on the fast way, those that NVRTC knows."""
-    extra_ldflags: list[str] = Field(default_factory=list)
+    extra_ldflags: list[_Text] = Field(default_factory=list)
     """Options for the linker."""
-    extra_include_paths: list[str] = Field(default_factory=list)
+    extra_include_paths: list[_Text] = Field(default_factory=list)
     """Include folders."""
-    architecture: str
+    architecture: _Architecture
     """The target, such as `sm_90`."""
     preference: Literal["auto", "fast", "nvcc"] = "auto"
     """Which way to build; see `TorchCudaOptions.build`."""

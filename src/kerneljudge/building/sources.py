@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from kerneljudge.building.cuda_source import Joined
+from kerneljudge.building.cuda_source import Joined, Unfaithful, split
 from kerneljudge.building.flags import (
     CudaFlags,
     HostFlags,
@@ -19,11 +19,11 @@ from kerneljudge.building.flags import (
 )
 from kerneljudge.building.lexer import code_only, tokens
 from kerneljudge.building.requests import ExtensionBuild
+from kerneljudge.building.toolchain import Toolchain
 
 __all__ = ["Extension", "ExtensionError"]
 
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
-_TORCH_CUDA = ("ATen/cuda/", "ATen/native/cuda/", "c10/cuda/")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(::[A-Za-z_]\w*)*")
 
@@ -100,10 +100,14 @@ class Extension:
             for found in _INCLUDE.findall(text.encode())
         }
 
-    @property
-    def torch_cuda_include(self) -> str | None:
-        """A header of torch's CUDA part that the sources include, if they do."""
-        return min((name for name in self.includes if name.startswith(_TORCH_CUDA)), default=None)
+    def unavailable_include(self, toolchain: Toolchain) -> str | None:
+        """A header of torch's CUDA part that the sources include and this machine cannot."""
+        missing: tuple[str, ...] = ()
+        if not toolchain.has_torch_cuda:
+            missing += ("ATen/cuda/", "ATen/native/cuda/")
+        if not toolchain.has_torch_streams:
+            missing += ("c10/cuda/",)
+        return min((name for name in self.includes if name.startswith(missing)), default=None)
 
     @property
     def names_other_files(self) -> bool:
@@ -134,8 +138,6 @@ class Extension:
             )
 
     def _defined(self) -> set[str]:
-        from kerneljudge.building.cuda_source import Unfaithful, split
-
         found: set[str] = set()
         for unit in (*self.cuda, *self.cpp):
             try:

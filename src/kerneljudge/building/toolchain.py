@@ -121,6 +121,8 @@ class Toolchain:
     """torch."""
     headers: tuple[CudaHeaders, ...] = ()
     """Every folder of CUDA headers, the toolkit's before those of Python packages."""
+    math_includes: tuple[Path, ...] = ()
+    """Folders with the headers of cuBLAS and the like that Python packages bring."""
     library_folders: tuple[Path, ...] = ()
     """Folders of CUDA's libraries."""
     python_include: Path | None = None
@@ -157,6 +159,7 @@ class Toolchain:
             nvrtc_problem=nvrtc_problem,
             torch=_torch(),
             headers=tuple(_headers(toolkit)),
+            math_includes=tuple(_math_includes()),
             library_folders=tuple(_libraries(toolkit)),
             python_include=python_include if (python_include / "Python.h").is_file() else None,
         )
@@ -186,8 +189,8 @@ class Toolchain:
         chosen = self.host_headers
         if chosen is None:
             return []
-        same = [found for found in self.headers if found.release == chosen.release]
-        return [found.path for found in sorted(same, key=lambda found: found != chosen)]
+        same = [found.path for found in self.headers if found.release == chosen.release]
+        return list(dict.fromkeys([chosen.path, *same, *self.math_includes]))
 
     @cached_property
     def device_includes(self) -> list[Path]:
@@ -210,14 +213,20 @@ class Toolchain:
         return None
 
     @cached_property
-    def has_torch_cuda(self) -> bool:
-        """Whether host code may include torch's CUDA headers and link its CUDA libraries."""
+    def has_torch_streams(self) -> bool:
+        """Whether host code may use torch's CUDA streams and devices (c10/cuda)."""
         return (
             self.torch is not None
             and self.torch.has_cuda_headers
             and self.torch.has_cuda_library
-            and all(self.has_header(name) for name in _MATH_HEADERS)
+            and self.host_headers is not None
         )
+
+    @cached_property
+    def has_torch_cuda(self) -> bool:
+        """Whether host code may use all of torch's CUDA part (ATen/cuda): that includes headers
+        of cuBLAS, cuSPARSE and cuSOLVER."""
+        return self.has_torch_streams and all(map(self.has_header, _MATH_HEADERS))
 
     def has_header(self, name: str) -> bool:
         """Whether a header is in CUDA's include folders for g++."""
@@ -228,6 +237,7 @@ class Toolchain:
         """Every folder that compilers of this toolchain read, for a sandbox to allow."""
         found = [headers.path for headers in self.headers]
         found += [headers.path.resolve() for headers in self.headers]
+        found += self.math_includes
         found += self.library_folders
         found += [folder.resolve() for folder in self.library_folders]
         for program in (self.cxx, self.nm):
@@ -251,7 +261,7 @@ class Toolchain:
             "torch": "none"
             if torch is None
             else f"{torch.version} {torch.cuda} {torch.standard} {torch.root}",
-            "torch cuda": str(self.has_torch_cuda),
+            "torch cuda": f"{self.has_torch_streams} {self.has_torch_cuda}",
             "headers": " ".join(
                 f"{found.path}={found.version}:{_cccl_version(found)}" for found in self.headers
             ),
@@ -465,6 +475,14 @@ def _headers(toolkit: Path | None) -> Iterator[CudaHeaders]:
                 if found:
                     yield CudaHeaders(include, int(found.group(1)))
                     break
+
+
+def _math_includes() -> Iterator[Path]:
+    spec = importlib.util.find_spec("nvidia")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        for include in sorted(Path(location).glob("*/include")):
+            if any((include / name).is_file() for name in _MATH_HEADERS):
+                yield include
 
 
 def _libraries(toolkit: Path | None) -> Iterator[Path]:

@@ -28,10 +28,13 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #endif
-#if KERNELJUDGE_TORCH_CUDA
-#include <ATen/cuda/CUDAContext.h>
+#if KERNELJUDGE_TORCH_STREAMS
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+#if KERNELJUDGE_TORCH_CUDA
+#include <ATen/cuda/CUDAContext.h>
 #endif
 
 #if KERNELJUDGE_CUDA
@@ -280,7 +283,8 @@ public:
 class Configuration {
 public:
     Configuration(dim3 grid, dim3 block, size_t shared = 0, cudaStream_t stream = nullptr);
-    ~Configuration();
+    // Throws if nothing was launched: what was called is no kernel of this library.
+    ~Configuration() noexcept(false);
     Configuration(const Configuration&) = delete;
     Configuration& operator=(const Configuration&) = delete;
 
@@ -292,6 +296,7 @@ public:
 
 private:
     Configuration* const outer_;
+    const int exceptions_;
 };
 
 void launch(Kernel& kernel, void** parameters);

@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 
+#include <exception>
 #include <mutex>
 #include <unordered_map>
 
@@ -125,7 +126,7 @@ std::string text_of(CUresult error) {
 }
 
 int current_device() {
-#if KERNELJUDGE_TORCH_CUDA
+#if KERNELJUDGE_TORCH_STREAMS
     return c10::cuda::current_device();
 #else
     TORCH_CHECK(false, "a kernel cannot be launched here: this torch is built without CUDA");
@@ -133,7 +134,7 @@ int current_device() {
 }
 
 cudaStream_t current_stream() {
-#if KERNELJUDGE_TORCH_CUDA
+#if KERNELJUDGE_TORCH_STREAMS
     return c10::cuda::getCurrentCUDAStream().stream();
 #else
     TORCH_CHECK(false, "a kernel cannot be launched here: this torch is built without CUDA");
@@ -210,11 +211,20 @@ std::string text_of(const dim3& size) {
 }  // namespace
 
 Configuration::Configuration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream)
-    : grid(grid), block(block), shared(shared), stream(stream), outer_(configuration) {
+    : grid(grid),
+      block(block),
+      shared(shared),
+      stream(stream),
+      outer_(configuration),
+      exceptions_(std::uncaught_exceptions()) {
     configuration = this;
 }
 
-Configuration::~Configuration() { configuration = outer_; }
+Configuration::~Configuration() noexcept(false) {
+    configuration = outer_;
+    TORCH_CHECK(taken || std::uncaught_exceptions() > exceptions_,
+                "<<<grid, block>>> did not launch a kernel of this extension");
+}
 
 Question::Question() { question = this; }
 
@@ -231,7 +241,8 @@ void launch(Kernel& kernel, void** parameters) {
         return;
     }
     Configuration* const with = configuration;
-    TORCH_CHECK(with && !with->taken, "kernel '", kernel.name, "' was called without <<<grid, block>>>");
+    TORCH_CHECK(with && !with->taken, "kernel '", kernel.name,
+                "' was called without <<<grid, block>>>");
     with->taken = true;
     const CUkernel handle = handle_of(kernel);
     use_context();
@@ -255,10 +266,8 @@ cudaError_t set_attribute(Kernel& kernel, cudaFuncAttribute attribute, int value
         error = Driver::get().set_attribute(static_cast<CUfunction_attribute>(attribute), value,
                                             handle, device);
     }
-    TORCH_CHECK(error == CUDA_SUCCESS, "cudaFuncSetAttribute of kernel '", kernel.name,
-                "' failed: ", text_of(error), "; attribute ", static_cast<int>(attribute),
-                ", value ", value);
-    return cudaSuccess;
+    // As cudaError_t: the two enumerations share the numbers of what can fail here.
+    return static_cast<cudaError_t>(error);
 }
 
 #endif  // KERNELJUDGE_CUDA
