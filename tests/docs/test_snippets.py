@@ -89,7 +89,7 @@ class Snippet:
                 continue
             lines = part.splitlines()
             length = 1
-            while not ends_here("\n".join(lines[:length])):
+            while length < len(lines) and not ends_here("\n".join(lines[:length])):
                 length += 1
             found.append(("\n".join(lines[:length]), "\n".join(lines[length:])))
         return found
