@@ -341,3 +341,21 @@ def test_common_mistakes_get_the_manuals_message_and_a_hint(
     assert says in judged.kernel_exec_result.compilation_error
     assert judged.fault.hint
     assert judged.kernel_exec_result.compiled is False
+
+
+LATE_BUILD = TORCH_CUDA.replace(
+    "scale = load_inline(", "scale = None\n\n\ndef build():\n    return load_inline("
+).replace(
+    "        return scale.scale_cuda(x, 2.5)",
+    "        global scale\n"
+    "        scale = scale or build()\n"
+    "        return scale.scale_cuda(x, 2.5)",
+)
+
+
+def test_an_extension_may_be_built_as_late_as_in_the_first_call(
+    compare: Compare, device: str
+) -> None:
+    judged = compare(SCALE_REFERENCE, torch_cuda(LATE_BUILD), timeout=300)
+    assert judged.candidate.build.way == "fast"
+    assert judged.verdict == ("accepted" if device == "gpu" else "unsupported"), judged.fault

@@ -64,7 +64,9 @@ EntryPoint = Annotated[
 ]
 FunctionName = Annotated[
     str | None,
-    typer.Option("--function", help="torch: the function to call.", rich_help_panel=_KERNEL),
+    typer.Option(
+        "--function", help="torch, torch_cuda: the function to call.", rich_help_panel=_KERNEL
+    ),
 ]
 ClassName = Annotated[
     str | None,

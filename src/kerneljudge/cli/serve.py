@@ -24,14 +24,14 @@ __all__ = ["serve"]
 
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(help="Port to listen on; 0 takes a free one. [default: 8000]")
+        int | None, typer.Option(help="Port to listen on; 0 takes a free one (default: 8000).")
     ] = None,
     devices: Annotated[
         str | None,
-        typer.Option(help="auto, cpu, or a list such as cuda:0,cuda:1. [default: auto]"),
+        typer.Option(help="auto, cpu, or a list such as cuda:0,cuda:1 (default: auto)."),
     ] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of the build cache.")] = None,
     standby: Annotated[
@@ -39,7 +39,7 @@ def serve(
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option(help="critical, error, warning, info or debug. [default: info]"),
+        typer.Option(help="critical, error, warning, info or debug (default: info)."),
     ] = None,
     until_eof: Annotated[
         bool, typer.Option("--until-eof", help="Stop when standard input ends.")

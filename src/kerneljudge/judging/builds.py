@@ -17,6 +17,10 @@ from kerneljudge.schema import FaultKind
 __all__ = ["Builds", "place"]
 
 
+_OWN_ERROR = 1
+"""Exit code of a builder that raised: a mistake of its own, not of what it compiled."""
+
+
 class Builds:
     """Answers build requests. Safe to use from several threads."""
 
@@ -59,6 +63,8 @@ class Builds:
             except ValueError as error:
                 return _failed(request, str(error), None, "", time.monotonic() - started)
             except RunnerFault as fault:
+                if fault.exit_code == _OWN_ERROR:
+                    raise RuntimeError(f"the builder failed: {child.printed}") from fault
                 seconds = time.monotonic() - started
                 return _failed(request, fault.message, fault.kind, child.printed, seconds)
             finally:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +322,7 @@ class _Job:
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
         runner, _ = contender.running
+        runner.build = partial(self._answer_build, contender)
         contender.restored = self._machine.triton_cache.restore(
             contender.kernel, runner.child.scratch / "triton"
         )
@@ -335,20 +337,21 @@ class _Job:
             init_inputs=init_inputs,
         )
 
+    def _answer_build(self, contender: _Contender, message: Build) -> Built:
+        """Has a builder make what the kernel asks for; other jobs may use the device meanwhile."""
+        runner, _ = contender.running
+        # What for is the judge's to say.
+        request = message.build.model_copy(update={"architecture": self._machine.architecture})
+        with self._machine.lease.given_up():
+            result = self._machine.builds.build(request, self._deadline, self._folder)
+        self._note_build(contender, result)
+        if result.ok:
+            result = place(result, runner.child.scratch)
+        return Built(request=message.request, result=result)
+
     def _finish_load(self, contender: _Contender, number: int) -> Value | None:
         runner, _ = contender.running
-
-        def build(message: Build) -> Built:
-            # What for is the judge's to say.
-            request = message.build.model_copy(update={"architecture": self._machine.architecture})
-            with self._machine.lease.given_up():
-                result = self._machine.builds.build(request, self._deadline, self._folder)
-            self._note_build(contender, result)
-            if result.ok:
-                result = place(result, runner.child.scratch)
-            return Built(request=message.request, result=result)
-
-        loaded = runner.finish(number, Loaded, deadline=self._deadline, build=build)
+        loaded = runner.finish(number, Loaded, deadline=self._deadline)
         contender.report.compiled = True
         contender.report.kernel_name = loaded.kernel_name
         contender.report.notes = loaded.notes

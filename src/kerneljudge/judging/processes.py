@@ -445,6 +445,8 @@ class RunnerProcess:
     def __init__(self, child: Child, layers: list[SandboxLayer]) -> None:
         self.child = child
         self.layers = layers
+        self.build: Callable[[Build], BaseModel] | None = None
+        """Makes what the runner asks to have built, at any time; nothing may be, while unset."""
 
     @classmethod
     def start(cls, zygote: ZygoteProcess) -> RunnerProcess:
@@ -471,13 +473,12 @@ class RunnerProcess:
         answer: type[Answer],
         *,
         deadline: float,
-        build: Callable[[Build], BaseModel] | None = None,
         descriptors: Sequence[int] = (),
         **fields: Any,
     ) -> Answer:
         """Sends a request and returns its answer. Raises `RunnerFault`."""
         number = self.begin(request, deadline=deadline, descriptors=descriptors, **fields)
-        return self.finish(number, answer, deadline=deadline, build=build)
+        return self.finish(number, answer, deadline=deadline)
 
     def begin(
         self,
@@ -492,16 +493,9 @@ class RunnerProcess:
         self.child.send(request(request=number, **fields), descriptors, deadline=deadline)
         return number
 
-    def finish(
-        self,
-        number: int,
-        answer: type[Answer],
-        *,
-        deadline: float,
-        build: Callable[[Build], BaseModel] | None = None,
-    ) -> Answer:
-        """Waits for the answer. Builds that the runner asks for meanwhile are made by `build`,
-        and their time is not the runner's."""
+    def finish(self, number: int, answer: type[Answer], *, deadline: float) -> Answer:
+        """Waits for the answer. The time of builds that the runner asks for meanwhile is not
+        the runner's."""
         while True:
             message = self.child.receive(deadline)
             if getattr(message, "request", None) != number:
@@ -517,12 +511,12 @@ class RunnerProcess:
                     hint=message.hint,
                     traceback=message.traceback,
                 )
-            if not isinstance(message, Build) or build is None:
+            if not isinstance(message, Build) or self.build is None:
                 raise self.child.protocol_error(
                     f"the process answered with a {message.type!r} that was not asked for"
                 )
             started = time.monotonic()
-            built = build(message)
+            built = self.build(message)
             deadline += time.monotonic() - started
             self.child.send(built, deadline=deadline)
 

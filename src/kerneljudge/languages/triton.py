@@ -130,10 +130,10 @@ def bind(
     for parameter in parameters:
         missing = parameter.name not in bound and parameter.name not in decided
         if missing and not parameter.has_default:
-            kind = "meta argument (is_meta: true)" if parameter.constexpr else "argument"
+            kind = "a meta argument (is_meta: true)" if parameter.constexpr else "an argument"
             raise LoadError(
                 f"Parameter '{parameter.name}' of the kernel has no argument in the contract",
-                f"Add a {kind} '{parameter.name}'; the kernel's parameters are ({signature})."
+                f"Give '{parameter.name}' as {kind}; the kernel's parameters are ({signature})."
                 + which,
             )
 

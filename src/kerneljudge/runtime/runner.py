@@ -119,6 +119,7 @@ class Runner:
         self._device = device
         self._scratch = scratch
         self._languages = languages
+        self._request = 0
         self._kernel: LoadedKernel | None = None
         self._slots: list[_Slot] = []
         self._tensors: list[torch.Tensor] = []
@@ -138,6 +139,7 @@ class Runner:
                 request = self._channel.receive()
             except ChannelClosed:
                 return
+            self._request = request.request
             try:
                 answer = self._answers[type(request)](request)
             except BaseException as error:
@@ -158,7 +160,7 @@ class Runner:
             side=request.side,
             seed=request.seed,
             scratch=self._scratch,
-            build=partial(self._build, request.request),
+            build=self._build,
             built=request.built,
             init_inputs=None if request.init_inputs is None else restore(request.init_inputs, []),
         )
@@ -178,8 +180,9 @@ class Runner:
             notes=[note[:2000] for note in kernel.notes][:16],
         )
 
-    def _build(self, number: int, request: BuildRequest) -> BuildResult:
-        self._channel.send(Build(request=number, build=request))
+    def _build(self, request: BuildRequest) -> BuildResult:
+        """Has something built, on behalf of whatever the judge is waiting for."""
+        self._channel.send(Build(request=self._request, build=request))
         answer = self._channel.receive()
         if not isinstance(answer, Built):
             raise RuntimeError(f"expected an answer to a build, got {answer.type!r}")
@@ -190,7 +193,9 @@ class Runner:
         with torch.no_grad():
             inputs = self._loaded.make_inputs()
         if inputs is None:
-            raise LoadError("the source defines no get_inputs()", "give an io_contract instead")
+            raise LoadError(
+                "the source defines no get_inputs()", "Define it, or give an io_contract."
+            )
         self._synchronize()
         value, metas = self._hold(list(inputs), None)
         return Made(

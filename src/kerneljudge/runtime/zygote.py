@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from kerneljudge import building
 from kerneljudge.runtime.channel import CHANNEL_DESCRIPTOR, Channel, ChannelClosed
 from kerneljudge.runtime.messages import Exited, Fork, Forked, ToZygote, ZygoteReady
 
@@ -54,6 +55,7 @@ def _warm() -> None:
             # A machine without it says so where it is asked for: in `doctor`, or in a build.
             if error.name is None or error.name.split(".")[0] != name.split(".")[0]:
                 raise
+    building.Toolchain.detect()
     if "triton" in sys.modules:
         # Hashes Triton's own sources, for its cache keys; remembered for all children.
         _triton_key()()
