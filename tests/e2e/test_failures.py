@@ -37,6 +37,7 @@ def the_next_job_is_right(compare: Compare) -> Iterator[None]:
         ("import os; os.abort()", "crashed", "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "crashed", "SIGKILL"),
         ("return torch.empty(1 << 44, dtype=torch.uint8)", "out_of_memory", ""),
+        ("return a.new_empty(1 << 44)", "out_of_memory", ""),
         ("return object()", "runtime_error", "only tensors"),
         ("return a.to_sparse()", "runtime_error", "dense"),
         ("import os; os.write(3, bytes(range(256))); return a + b", "protocol_error", ""),

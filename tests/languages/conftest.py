@@ -12,15 +12,12 @@ from typing import Any
 
 import pytest
 
-# `kernel_runs`, which loads and runs a kernel, serves several modules.
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture(scope="session")
 def interpreter_process() -> Iterator[subprocess.Popen[str]]:
     """A process in which Triton interprets: the choice is made before triton is imported."""
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("kernel_runs.py"))],
+        [sys.executable, str(Path(__file__).parents[1] / "support" / "kernel_runs.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

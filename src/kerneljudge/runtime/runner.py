@@ -57,7 +57,7 @@ from kerneljudge.runtime.warmup import warm
 from kerneljudge.schema import Phase
 from kerneljudge.timing.clocks import measure
 
-__all__ = ["main"]
+__all__ = ["Runner", "failure", "main"]
 
 _PHASES: dict[str, Phase] = {
     "load": Phase.LOAD,
@@ -143,7 +143,7 @@ class Runner:
             try:
                 answer = self._answers[type(request)](request)
             except BaseException as error:
-                answer = _failure(error, request)
+                answer = failure(error, request)
             sys.stdout.flush()
             sys.stderr.flush()
             self._channel.send(answer)
@@ -309,7 +309,8 @@ def _plain(value: Any) -> torch.Tensor:
     return tensor.detach().resolve_conj().resolve_neg()
 
 
-def _failure(error: BaseException, request: Any) -> Failed:
+def failure(error: BaseException, request: Any) -> Failed:
+    """What the judge is told of an exception that answers a request."""
     phase = _PHASES[request.type]
     loading = phase is Phase.LOAD
     kind: Literal["refused", "compile_error", "runtime_error", "out_of_memory", "unsupported"]
