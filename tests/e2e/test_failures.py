@@ -82,6 +82,34 @@ def test_a_candidate_that_fails_before_it_runs_is_not_compiled(
     assert says in judged.kernel_exec_result.compilation_error
 
 
+def test_a_contract_beyond_the_memory_of_the_device_is_out_of_memory(client: Any) -> None:
+    tensor = {"shape": [1 << 40], "dtype": "float64"}
+    judged = client.evaluate(
+        kernel(
+            "def run(x):\n    return x",
+            "multi_kernel",
+            io={"args": [{"name": "x", "type": "tensor", "tensor_spec": tensor}]},
+            metadata={"entry_point": "run"},
+        )
+    )
+    assert judged.verdict == "out_of_memory"
+    assert "there is room for" in judged.kernel_exec_result.validation_error
+
+
+def test_a_kernel_that_returns_thousands_of_numbers_is_told_to_return_tensors(
+    compare: Compare,
+) -> None:
+    judged = compare(kernel(REFERENCE), candidate("return list(range(5000))"))
+    assert judged.verdict == "runtime_error"
+    assert "5000 values" in judged.fault.message
+
+
+def test_a_message_of_an_untrusted_process_is_bounded(compare: Compare) -> None:
+    judged = compare(kernel(REFERENCE), candidate("return 'x' * (20 << 20)"))
+    assert judged.verdict == "protocol_error"
+    assert "at most" in judged.fault.message
+
+
 def test_a_reference_that_fails_is_told_from_a_candidate_that_fails(compare: Compare) -> None:
     judged = compare(reference("raise KeyError('mine')", "[torch.ones(2)]"), GOOD)
     assert judged.verdict == "reference_failed"

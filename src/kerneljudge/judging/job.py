@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kerneljudge.building import BuildResult
+from kerneljudge.contract import IOContract
 from kerneljudge.judging.builds import place
 from kerneljudge.judging.correctness import (
     Output,
@@ -28,7 +29,7 @@ from kerneljudge.judging.processes import RunnerFault, RunnerProcess, ZygoteLost
 from kerneljudge.judging.seeds import derive, draw
 from kerneljudge.judging.tensors import Transport, poison
 from kerneljudge.languages import LANGUAGES, Refusal
-from kerneljudge.runtime.memory import OwnedRegion, layout
+from kerneljudge.runtime.memory import OutOfDeviceMemory, OwnedRegion, layout
 from kerneljudge.runtime.messages import (
     Attach,
     Attached,
@@ -67,6 +68,9 @@ from kerneljudge.timing import summarize
 
 __all__ = ["judge"]
 
+_MAX_VALUES = 4096
+"""Numbers, strings and tensors that one run may return."""
+
 _ATTEMPTS = 2
 """Times that a job is begun, where the zygote dies under it."""
 
@@ -76,6 +80,10 @@ _FAULTS = {
     "out_of_memory": FaultKind.OUT_OF_MEMORY,
     "unavailable": FaultKind.UNSUPPORTED,
 }
+
+
+class _TooLarge(Exception):
+    """The job's tensors need more memory than there is for them."""
 
 
 class _Stop(Exception):
@@ -119,16 +127,23 @@ def judge(
             _run(job)
         except ZygoteLost as error:
             # The machinery failed, no kernel: the job begins again.
-            machine.restart_zygote_if_lost()
-            if attempts_left:
-                continue
             job.report.verdict = Verdict.INTERNAL_ERROR
             job.report.error = str(error)
+            if _restarted(machine) and attempts_left:
+                continue
         finally:
             if machine.device.type == "cuda":
                 torch.cuda.empty_cache()
         break
     return job.report
+
+
+def _restarted(machine: Machine) -> bool:
+    try:
+        machine.restart_zygote_if_lost()
+    except ZygoteLost:
+        return False
+    return True
 
 
 def _run(job: _Job) -> None:
@@ -141,7 +156,7 @@ def _run(job: _Job) -> None:
         pass
     except ZygoteLost:
         raise
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, OutOfDeviceMemory, _TooLarge) as error:
         job.report.verdict = Verdict.OUT_OF_MEMORY
         job.report.error = (
             "the job's inputs and outputs do not fit on the device beside each other:"
@@ -427,6 +442,8 @@ class _Job:
         reference's values; without a contract it gets the reference's arguments.
         """
         machine, contract = self._machine, contender.kernel.io
+        if contract is not None and trial == 0:
+            self._check_size(contract)
         if given is not None:
             if contract is None:
                 lent = lend(given, self._contenders[0].kernel.kernel_type)
@@ -457,6 +474,7 @@ class _Job:
             lacking = fault.kind is FaultKind.RUNTIME_ERROR and fault.traceback is None
             if not lacking or not others or others[0].io is None:
                 raise
+            self._check_size(others[0].io)
             inputs, _ = from_contract(others[0].io, machine.device, self._seed, trial, None)
             return lend(inputs, others[0].kernel_type)
         inputs = from_made(made, transport.collect(made.tensors, self._deadline))
@@ -465,6 +483,19 @@ class _Job:
                 parameter.name: "get_inputs()" for parameter in inputs.parameters
             }
         return inputs
+
+    def _check_size(self, contract: IOContract) -> None:
+        """Raises `_TooLarge` before the judge itself runs out of memory.
+
+        The tensors of a contract exist once for the judge, and once for each kernel.
+        """
+        needed = contract.nbytes * (1 + len(self._contenders))
+        room = self._machine.max_result_bytes
+        if needed > room:
+            raise _TooLarge(
+                f"the contract's tensors take {needed / 2**30:.1f} GiB in all, and there is room"
+                f" for {room / 2**30:.1f} GiB"
+            )
 
     def _attach(self, contender: _Contender, inputs: Inputs, trial: int) -> None:
         """Puts the arguments into memory that the runner sees, outputs poisoned."""
@@ -516,7 +547,14 @@ class _Job:
         ]
         self._synchronize()
         returned = transport.collect(ran.tensors, self._deadline)
-        for path, leaf in leaves(ran.value, "output"):
+        found = leaves(ran.value, "output")
+        if len(found) > _MAX_VALUES:
+            raise RunnerFault(
+                FaultKind.RUNTIME_ERROR,
+                f"the kernel returned {len(found)} values; at most {_MAX_VALUES} are compared",
+                hint="Return tensors instead of lists of numbers.",
+            )
+        for path, leaf in found:
             try:
                 value = restore(leaf, returned)
             except ValueError as error:

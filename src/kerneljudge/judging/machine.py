@@ -27,6 +27,7 @@ from kerneljudge.judging.processes import (
 from kerneljudge.judging.protocol import JudgeConfiguration
 from kerneljudge.judging.tensors import Transport, choose_transport
 from kerneljudge.judging.triton_cache import TritonCache
+from kerneljudge.runtime.memory import CudaError
 from kerneljudge.schema import Environment
 
 __all__ = ["Lease", "Machine"]
@@ -189,7 +190,10 @@ class Machine:
             torch.cuda.set_device(self.device)
 
     def restart_zygote_if_lost(self) -> None:
-        """A new zygote in place of one that ended; what it had forked died with it."""
+        """A new zygote in place of one that ended; what it had forked died with it.
+
+        Raises `ZygoteLost` if the new one ends as well before it forks.
+        """
         with self._work:
             if not self.zygote.lost:
                 return
@@ -240,12 +244,16 @@ class Machine:
                     self._add_standby()
 
     def _bury(self, runner: RunnerProcess, transport: Transport) -> None:
-        runner.close()
-        # Only now: memory that another process has opened may not be freed.
-        transport.close()
-        with self._work:
-            self._burying -= 1
-            self._work.notify_all()
+        try:
+            runner.close()
+            # Only now: memory that another process has opened may not be freed.
+            transport.close()
+        except (CudaError, OSError) as error:
+            print(f"a runner's memory could not be given back: {error}", file=sys.stderr)
+        finally:
+            with self._work:
+                self._burying -= 1
+                self._work.notify_all()
 
     @property
     def _short(self) -> bool:

@@ -55,6 +55,8 @@ _START_SECONDS = 120.0
 _KILL_SECONDS = 60.0
 _MEMORY_POLL_SECONDS = 0.1
 _TAIL_BYTES = 16_384
+_MAX_FRAME_BYTES = 16 * 2**20
+"""What an untrusted process may say at once: the sources of a large extension fit."""
 
 _KEPT_ENVIRONMENT = (
     "PATH",
@@ -215,13 +217,21 @@ class ZygoteProcess:
                 include_cache=str(self._include_cache),
                 triton_seed=str(self._triton_seed),
             )
-            with theirs:
+            try:
                 self._channel.send(request, [theirs.fileno(), output_write])
-            os.close(output_write)
-            self._changed.wait_for(lambda: number in self._forked or self._lost)
-            self._check()
+                self._changed.wait_for(lambda: number in self._forked or self._lost)
+                self._check()
+            except (ChannelClosed, ZygoteLost):
+                ours.close()
+                os.close(output_read)
+                raise ZygoteLost("the zygote process ended") from None
+            finally:
+                theirs.close()
+                os.close(output_write)
             pid, pidfd = self._forked.pop(number)
-        channel: Channel[Any] = Channel(ours, incoming, takes_descriptors=False)
+        channel: Channel[Any] = Channel(
+            ours, incoming, takes_descriptors=False, max_frame_bytes=_MAX_FRAME_BYTES
+        )
         return Child(self, pid, pidfd, channel, output_read, scratch, self._limits)
 
     def exit_code(self, pid: int, seconds: float) -> int | None:

@@ -104,13 +104,18 @@ class Channel(Generic[Incoming]):
     """
 
     def __init__(
-        self, sock: socket.socket, incoming: TypeAdapter[Incoming], *, takes_descriptors: bool
+        self,
+        sock: socket.socket,
+        incoming: TypeAdapter[Incoming],
+        *,
+        takes_descriptors: bool,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
         self._sock = sock
         self._sock.setblocking(False)
         self._incoming = incoming
         self._takes_descriptors = takes_descriptors
-        self._decoder = Decoder()
+        self._decoder = Decoder(max_frame_bytes)
         self._ready: deque[bytes] = deque()
         self._descriptors: list[int] = []
         self._pending_since: float | None = None

@@ -27,6 +27,7 @@ __all__ = [
     "HostRegion",
     "ImportedAllocations",
     "OpenRegion",
+    "OutOfDeviceMemory",
     "OwnedRegion",
     "dtype_of",
     "export",
@@ -44,6 +45,10 @@ _IPC_HANDLE_BYTES = 64
 
 class CudaError(RuntimeError):
     """A CUDA call of this module failed."""
+
+
+class OutOfDeviceMemory(CudaError):
+    """There is not enough of it."""
 
 
 def dtype_of(name: str) -> torch.dtype:
@@ -330,7 +335,10 @@ def _check(result: tuple[Any, ...]) -> Any:
     driver = _driver()
     if status != driver.CUresult.CUDA_SUCCESS:
         _, text = driver.cuGetErrorString(status)
-        raise CudaError(f"{status.name}: {text.decode() if text else 'unknown error'}")
+        lacking = status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+        raise (OutOfDeviceMemory if lacking else CudaError)(
+            f"{status.name}: {text.decode() if text else 'unknown error'}"
+        )
     if len(values) == 1:
         return values[0]
     return tuple(values) or None
