@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 from pairs import REFERENCE, candidate, kernel, reference
 from processes import command_lines, descendants
+
+from kerneljudge.client import KernelJudgeClient
 
 pytestmark = pytest.mark.e2e
 
@@ -395,10 +398,16 @@ def copy(x_ptr, y, n, BLOCK: tl.constexpr):
 def test_no_process_and_no_folder_is_left_behind(
     start_server: Callable[..., Any], device: str
 ) -> None:
-    from kerneljudge.client import KernelJudgeClient
+    # Not pytest's own folder, which a sandboxed user could not enter.
+    with tempfile.TemporaryDirectory(prefix="kerneljudge-test-") as folder:
+        os.chmod(folder, 0o711)
+        _judge_and_stop(start_server, device, folder)
+        assert os.listdir(folder) == []
 
-    before = set(Path("/tmp").glob("kerneljudge-*"))
-    server = start_server("cpu" if device == "cpu" else "cuda:0", KERNELJUDGE_STANDBY="1")
+
+def _judge_and_stop(start_server: Callable[..., Any], device: str, folder: str) -> None:
+    devices = "cpu" if device == "cpu" else "cuda:0"
+    server = start_server(devices, KERNELJUDGE_STANDBY="1", TMPDIR=folder)
     with KernelJudgeClient(server.url, timeout=100) as client:
         for body in ("return a + b", "import os; os._exit(1)", "while True: pass"):
             client.compare(kernel(REFERENCE), candidate(body), num_trials=1, timeout=5)
@@ -412,4 +421,3 @@ def test_no_process_and_no_folder_is_left_behind(
     ):
         time.sleep(0.1)
     assert not command_lines(left)
-    assert set(Path("/tmp").glob("kerneljudge-*")) <= before
