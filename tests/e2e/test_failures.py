@@ -39,6 +39,9 @@ def the_next_job_is_right(compare: Compare) -> Iterator[None]:
         ("import ctypes; ctypes.string_at(0)", "crashed", "SIGSEGV"),
         ("import os; os.abort()", "crashed", "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "crashed", "SIGKILL"),
+        ("import os; os.kill(os.getpid(), 40)", "crashed", "signal 40"),
+        ("return 'x' * 1_000_000", "runtime_error", "a string of more than"),
+        ("return {'k' * 1000: a}", "runtime_error", "256 characters"),
         ("return torch.empty(1 << 44, dtype=torch.uint8)", "out_of_memory", ""),
         ("return a.new_empty(1 << 44)", "out_of_memory", ""),
         ("return object()", "runtime_error", "only tensors"),
@@ -104,11 +107,12 @@ def test_a_kernel_that_returns_thousands_of_numbers_is_told_to_return_tensors(
 ) -> None:
     judged = compare(kernel(REFERENCE), candidate("return list(range(5000))"))
     assert judged.verdict == "runtime_error"
-    assert "5000 values" in judged.fault.message
+    assert "more than 4096 values" in judged.fault.message
 
 
 def test_a_message_of_an_untrusted_process_is_bounded(compare: Compare) -> None:
-    judged = compare(kernel(REFERENCE), candidate("return 'x' * (20 << 20)"))
+    announced = "import os, struct; os.write(3, struct.pack('!I', 32 << 20)); return a + b"
+    judged = compare(kernel(REFERENCE), candidate(announced))
     assert judged.verdict == "protocol_error"
     assert "at most" in judged.fault.message
 
@@ -193,7 +197,7 @@ def test_a_child_that_leaves_its_session_is_killed_with_its_runner(compare: Comp
                 os.setsid()
                 if os.fork() == 0:
                     os.setsid()
-                    ctypes.CDLL(None).prctl(15, b"escapee", 0, 0, 0)
+                    ctypes.CDLL(None).prctl(15, b"escapee\\xff\\xfe", 0, 0, 0)
                     time.sleep(600)
                 os._exit(0)
             time.sleep(0.3)
@@ -217,7 +221,7 @@ def _named(name: str) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if (entry / "comm").read_text().strip() == name:
+                if (entry / "comm").read_bytes().startswith(name.encode()):
                     found.append(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):
                 continue
@@ -286,8 +290,14 @@ class ModelNew(nn.Module):
         ),
         (
             "runner.TensorMeta = lambda **fields: honest_meta(**fields | {'dtype': 'float31'})",
+            "runtime_error",
+            "no dtype that can be compared",
+        ),
+        (
+            "runner.TensorMeta = lambda **fields: honest_meta("
+            "**fields | {'shape': [0, 1 << 40, 1 << 40]})",
             "protocol_error",
-            "no dtype",
+            "no tensor can have",
         ),
         (
             "runner.Ran = lambda **fields: runner.Attached(request=fields['request'])",

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
 from kerneljudge.judging.job import judge
@@ -47,6 +48,16 @@ def main() -> None:
 
         tell(Done(job_id=job.job_id, report=judge(machine, job.request, progress)))
 
+    def finish(job: Judge) -> None:
+        try:
+            work(job)
+            machine.check_device()
+        except BaseException:
+            # Nothing is left to tell it with: the server ends the jobs, and starts another judge.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+
     tell(
         Started(
             environment=machine.environment,
@@ -60,7 +71,7 @@ def main() -> None:
         while True:
             message = channel.receive()
             if isinstance(message, Judge):
-                pool.submit(work, message)
+                pool.submit(finish, message)
     except ChannelClosed:
         # The server is gone: so is whoever would hear a verdict. The group is the judge's own: a
         # compiler that it started dies with it.

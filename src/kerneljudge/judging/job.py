@@ -68,9 +68,6 @@ from kerneljudge.timing import summarize
 
 __all__ = ["judge"]
 
-_MAX_VALUES = 4096
-"""Numbers, strings and tensors that one run may return."""
-
 _ATTEMPTS = 2
 """Times that a job is begun, where the zygote dies under it."""
 
@@ -217,11 +214,9 @@ class _Job:
             for contender in self._contenders:
                 with self._blame(contender):
                     self._build(contender)
-        waiting = time.monotonic()
-        stack.enter_context(self._machine.lease)
-        self._machine.make_room()
-        # Waiting for other jobs is not this one's doing.
-        self._deadline += time.monotonic() - waiting
+        with self._not_charged():
+            stack.enter_context(self._machine.lease)
+            self._machine.make_room()
         with self._phase(Phase.LOAD):
             self._load(stack)
         with self._phase(Phase.CHECK):
@@ -243,6 +238,15 @@ class _Job:
             for contender in self._contenders:
                 if contender.runner is not None:
                     contender.report.stdout = contender.runner.child.printed
+
+    @contextmanager
+    def _not_charged(self) -> Iterator[None]:
+        """For waiting that is not the job's own doing: its deadline moves on."""
+        waiting = time.monotonic()
+        try:
+            yield
+        finally:
+            self._deadline += time.monotonic() - waiting
 
     @contextmanager
     def _blame(self, contender: _Contender) -> Iterator[None]:
@@ -311,7 +315,8 @@ class _Job:
         """Both sources, at once where neither may ask for a build: the device is given up then."""
         begun: list[tuple[_Contender, int]] = []
         for contender in self._contenders:
-            contender.runner = self._machine.take_runner()
+            with self._not_charged():
+                contender.runner = self._machine.take_runner()
             contender.transport = Transport(
                 contender.runner,
                 self._machine.device,
@@ -352,17 +357,24 @@ class _Job:
             init_inputs=init_inputs,
         )
 
-    def _answer_build(self, contender: _Contender, message: Build) -> Built:
-        """Has a builder make what the kernel asks for; other jobs may use the device meanwhile."""
+    def _answer_build(self, contender: _Contender, message: Build) -> tuple[Built, float]:
+        """Has a builder make what the kernel asks for; other jobs may use the device meanwhile.
+
+        With the answer come the seconds that the job then waited for its turn, which are not its
+        own.
+        """
         runner, _ = contender.running
         # What for is the judge's to say.
         request = message.build.model_copy(update={"architecture": self._machine.architecture})
         with self._machine.lease.given_up():
             result = self._machine.builds.build(request, self._deadline, self._folder)
+            waiting = time.monotonic()
+        waited = time.monotonic() - waiting
+        self._deadline += waited
         self._note_build(contender, result)
         if result.ok:
             result = place(result, runner.child.scratch)
-        return Built(request=message.request, result=result)
+        return Built(request=message.request, result=result), waited
 
     def _finish_load(self, contender: _Contender, number: int) -> Value | None:
         runner, _ = contender.running
@@ -547,13 +559,10 @@ class _Job:
         ]
         self._synchronize()
         returned = transport.collect(ran.tensors, self._deadline)
-        found = leaves(ran.value, "output")
-        if len(found) > _MAX_VALUES:
-            raise RunnerFault(
-                FaultKind.RUNTIME_ERROR,
-                f"the kernel returned {len(found)} values; at most {_MAX_VALUES} are compared",
-                hint="Return tensors instead of lists of numbers.",
-            )
+        try:
+            found = leaves(ran.value, "output")
+        except ValueError as error:
+            raise RunnerFault(FaultKind.PROTOCOL_ERROR, str(error)) from error
         for path, leaf in found:
             try:
                 value = restore(leaf, returned)
@@ -577,7 +586,9 @@ class _Job:
 
     def _profile(self) -> None:
         """Times every kernel by the same clock: one that cannot be captured decides for both."""
-        with self._machine.quiet.timing():
+        with ExitStack() as stack:
+            with self._not_charged():
+                stack.enter_context(self._machine.quiet.timing())
             clock = "auto"
             profiled: list[Profiled] = []
             for contender in self._contenders:

@@ -162,7 +162,12 @@ class Machine:
                 runner = self._standby.popleft() if self._standby else None
             if runner is None:
                 self.restart_zygote_if_lost()
-                return RunnerProcess.start(self.zygote)
+                runner = RunnerProcess.start(self.zygote)
+                with self._work:
+                    # What kept others from standing by is over.
+                    self._fill_failures = 0
+                    self._work.notify_all()
+                return runner
             if runner.child.alive:
                 return runner
             runner.close()
@@ -204,6 +209,12 @@ class Machine:
             self.zygote = self._new_zygote()
             self.zygote.wait_ready()
             self.builds = self._new_builds()
+            self._fill_failures = 0
+
+    def check_device(self) -> None:
+        """Raises RuntimeError where the judge's own use of the device is lost for good."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def close(self) -> None:
         """Ends every process."""
@@ -270,14 +281,15 @@ class Machine:
         except (RunnerFault, ZygoteLost, OSError) as fault:
             # A job that then finds none standing by starts its own, and tells what is wrong.
             print(f"no runner could be made to stand by: {fault}", file=sys.stderr)
-        with self._work:
-            self._starting -= 1
-            if runner is None:
-                self._fill_failures += 1
-            else:
-                self._fill_failures = 0
-                self._standby.append(runner)
-            self._work.notify_all()
+        finally:
+            with self._work:
+                self._starting -= 1
+                if runner is None:
+                    self._fill_failures += 1
+                else:
+                    self._fill_failures = 0
+                    self._standby.append(runner)
+                self._work.notify_all()
 
 
 def _environment(configuration: JudgeConfiguration, device: torch.device) -> Environment:

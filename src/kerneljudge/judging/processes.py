@@ -267,6 +267,8 @@ class ZygoteProcess:
                         self._exits[message.pid] = message.exit_code
                     self._changed.notify_all()
         except (ChannelClosed, ChannelBroken, OSError):
+            pass  # however the channel ended, there is no zygote behind it
+        finally:
             with self._changed:
                 self._lost = True
                 self._changed.notify_all()
@@ -301,7 +303,7 @@ class Child:
     @property
     def alive(self) -> bool:
         """Whether the process has not ended."""
-        return not select.select([self._pidfd], [], [], 0)[0]
+        return not _readable(self._pidfd, 0)
 
     @property
     def printed(self) -> str:
@@ -353,9 +355,9 @@ class Child:
 
     def kill(self) -> int | None:
         """Kills it with everything that it started; its exit code, None if it resists."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            # Reached only while the process is there: its number is not another's by now.
             os.killpg(self.pid, signal.SIGKILL)
         return self._zygote.exit_code(self.pid, _KILL_SECONDS)
 
@@ -417,7 +419,7 @@ class Child:
 
     def _broken(self, message: str) -> RunnerFault:
         # A process that dies may leave half a message behind: its death is then the news.
-        if select.select([self._pidfd], [], [], 1.0)[0]:
+        if _readable(self._pidfd, 1.0):
             return self._death()
         return self.protocol_error(message)
 
@@ -429,7 +431,7 @@ class Child:
             return RunnerFault(
                 FaultKind.CRASHED, "the process closed its channel to the judge", exit_code=code
             )
-        while select.select([self._output], [], [], 0)[0] and self._drain():
+        while _readable(self._output, 0) and self._drain():
             pass
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return RunnerFault(
@@ -438,7 +440,7 @@ class Child:
                 exit_code=code,
             )
         if code < 0:
-            name = signal.Signals(-code).name
+            name = _signal_name(-code)
             return RunnerFault(
                 FaultKind.CRASHED, f"the process was killed by {name}", exit_code=code
             )
@@ -455,8 +457,9 @@ class RunnerProcess:
     def __init__(self, child: Child, layers: list[SandboxLayer]) -> None:
         self.child = child
         self.layers = layers
-        self.build: Callable[[Build], BaseModel] | None = None
-        """Makes what the runner asks to have built, at any time; nothing may be, while unset."""
+        self.build: Callable[[Build], tuple[BaseModel, float]] | None = None
+        """Makes what the runner asks to have built, at any time; nothing may be, while unset. With
+        the answer come the seconds that are not to be charged to the runner."""
 
     @classmethod
     def start(cls, zygote: ZygoteProcess) -> RunnerProcess:
@@ -467,10 +470,10 @@ class RunnerProcess:
         child = zygote.fork("runner", FromRunner)
         try:
             message = child.receive(time.monotonic() + _START_SECONDS)
-        except RunnerFault as fault:
-            printed = child.printed
+        except BaseException as error:
+            if isinstance(error, RunnerFault):
+                error.traceback = child.printed
             child.close()
-            fault.traceback = printed
             raise
         if not isinstance(message, Ready):
             child.close()
@@ -504,8 +507,7 @@ class RunnerProcess:
         return number
 
     def finish(self, number: int, answer: type[Answer], *, deadline: float) -> Answer:
-        """Waits for the answer. The time of builds that the runner asks for meanwhile is not
-        the runner's."""
+        """Waits for the answer, and has built what the runner asks for meanwhile."""
         while True:
             message = self.child.receive(deadline)
             if getattr(message, "request", None) != number:
@@ -525,14 +527,28 @@ class RunnerProcess:
                 raise self.child.protocol_error(
                     f"the process answered with a {message.type!r} that was not asked for"
                 )
-            started = time.monotonic()
-            built = self.build(message)
-            deadline += time.monotonic() - started
+            built, waited = self.build(message)
+            deadline += waited
             self.child.send(built, deadline=deadline)
 
     def close(self) -> None:
         """Ends it."""
+        self.build = None
         self.child.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time signal has no name of its own
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    """Whether there is something to read within `seconds`; of any descriptor, unlike select."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _oom_kills() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -71,7 +72,9 @@ class Transport:
         try:
             specs = [(dtype_of(meta.dtype), meta.shape, None) for meta in metas]
         except ValueError as error:
-            raise RunnerFault(FaultKind.PROTOCOL_ERROR, str(error)) from error
+            raise RunnerFault(FaultKind.RUNTIME_ERROR, str(error)) from error
+        if any(math.prod(max(1, size) for size in meta.shape) >= 2**63 for meta in metas):
+            raise RunnerFault(FaultKind.PROTOCOL_ERROR, "a shape that no tensor can have")
         placements, size = layout(specs)
         if size > self._max_bytes:
             raise RunnerFault(

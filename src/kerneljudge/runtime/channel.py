@@ -200,7 +200,9 @@ class Channel(Generic[Incoming]):
         except ValidationError as error:
             raise ChannelBroken(
                 "a message does not follow the protocol: "
-                + "; ".join(item["msg"] for item in error.errors(include_url=False)[:3])
+                + "; ".join(
+                    item["msg"] for item in error.errors(include_url=False, include_input=False)[:3]
+                )
             ) from error
 
     def _check_pending(self) -> None:

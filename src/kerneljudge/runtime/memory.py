@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from kerneljudge.contract import DTYPES
 from kerneljudge.runtime.messages import ExportedTensor, Placement, Region
 
 __all__ = [
@@ -41,6 +42,7 @@ ALIGNMENT = 512
 
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _IPC_HANDLE_BYTES = 64
+_DTYPES = (*DTYPES, "complex64", "complex128")
 
 
 class CudaError(RuntimeError):
@@ -52,10 +54,10 @@ class OutOfDeviceMemory(CudaError):
 
 
 def dtype_of(name: str) -> torch.dtype:
-    """Torch's dtype of that name. Raises `ValueError` for any other word."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype) or (dtype.is_floating_point and dtype.itemsize < 1):
-        raise ValueError(f"{name!r} is no dtype")
+    """Torch's dtype of that name. Raises `ValueError` for one that the judge cannot compare."""
+    if name not in _DTYPES:
+        raise ValueError(f"{name!r} is no dtype that can be compared: {', '.join(_DTYPES)}")
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
@@ -148,7 +150,8 @@ class HostRegion:
         return _view(self._raw, placement)
 
     def close(self) -> None:
-        """Closes the descriptor; the pages go with the last mapping."""
+        """Closes the descriptor; the pages go with the last mapping, this one among them."""
+        self._raw = torch.empty(0, dtype=torch.uint8)
         os.close(self._descriptor)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import FailFast, Field, TypeAdapter
 
 from kerneljudge.building.requests import BuildResult, DeviceBuild, ExtensionBuild
-from kerneljudge.runtime.values import TensorMeta, Value
+from kerneljudge.runtime.values import Size, TensorMeta, Value
 from kerneljudge.schema import Closed, KernelCode, Phase, Side
 
 __all__ = [
@@ -103,7 +103,7 @@ class ExportedTensor(Closed):
     """CUDA IPC handle, base64."""
     offset: Annotated[int, Field(ge=0)]
     """Bytes from the start of the allocation."""
-    strides: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=64)]
+    strides: Annotated[list[Size], FailFast(), Field(max_length=64)]
     """In elements."""
 
 
@@ -233,7 +233,7 @@ class Made(_Request):
     """The list of arguments."""
     names: Annotated[list[str], Field(max_length=4096)] | None = None
     """Their names, where they are to be passed by keyword."""
-    tensors: Annotated[list[TensorMeta], Field(max_length=4096)]
+    tensors: Annotated[list[TensorMeta], FailFast(), Field(max_length=4096)]
 
 
 class Attached(_Request):
@@ -248,14 +248,16 @@ class Ran(_Request):
     type: Literal["ran"] = "ran"
     value: Value
     """What it returned."""
-    tensors: Annotated[list[TensorMeta], Field(max_length=4096)]
+    tensors: Annotated[list[TensorMeta], FailFast(), Field(max_length=4096)]
 
 
 class Collected(_Request):
     """The tensors can be read."""
 
     type: Literal["collected"] = "collected"
-    exports: Annotated[list[ExportedTensor], Field(max_length=4096)] = Field(default_factory=list)
+    exports: Annotated[list[ExportedTensor], FailFast(), Field(max_length=4096)] = Field(
+        default_factory=list
+    )
     failure: _Text | None = None
     """Why they could not be exported by handle."""
 
@@ -268,6 +270,7 @@ class Profiled(_Request):
     fallback_reason: Annotated[str, Field(max_length=10_000)] | None = None
     samples_ms: Annotated[
         list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+        FailFast(),
         Field(max_length=10_000),
     ]
 

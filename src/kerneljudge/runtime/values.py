@@ -6,15 +6,18 @@ and travel by shared memory. Anything else is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import FailFast, Field, model_validator
 
 from kerneljudge.schema import Closed
 
 __all__ = [
     "MAX_DIMENSIONS",
+    "MAX_VALUES",
+    "Size",
     "TensorMeta",
     "Value",
     "ValueUnsupported",
@@ -22,6 +25,15 @@ __all__ = [
     "restore",
     "strip",
 ]
+
+MAX_VALUES = 4096
+"""Numbers, strings and tensors in one value, and entries of one list or dict."""
+
+MAX_TEXT = 10_000
+"""Characters of one string."""
+
+MAX_KEY = 256
+"""Characters of one key."""
 
 MAX_DIMENSIONS = 64
 """torch's own limit on the dimensions of a tensor."""
@@ -31,12 +43,15 @@ class ValueUnsupported(TypeError):
     """A value holds something that is neither a tensor nor plain data."""
 
 
+Size = Annotated[int, Field(ge=0, lt=2**63)]
+
+
 class TensorMeta(Closed):
     """A tensor, without its elements."""
 
     dtype: Annotated[str, Field(max_length=32)]
     """torch's name of it, without `torch.`."""
-    shape: Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_DIMENSIONS)]
+    shape: Annotated[list[Size], FailFast(), Field(max_length=MAX_DIMENSIONS)]
     """Its sizes."""
     device: Literal["cuda", "cpu"]
     """Where it was when it was returned."""
@@ -75,7 +90,7 @@ class StrValue(Closed):
     """A string."""
 
     kind: Literal["str"] = "str"
-    value: str
+    value: Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class TensorValue(Closed):
@@ -89,15 +104,17 @@ class SequenceValue(Closed):
     """A list or a tuple."""
 
     kind: Literal["list", "tuple"]
-    items: list[Value]
+    items: Annotated[list[Value], FailFast(), Field(max_length=MAX_VALUES)]
 
 
 class DictValue(Closed):
     """A dict with string keys, in its order."""
 
     kind: Literal["dict"] = "dict"
-    keys: list[str]
-    items: list[Value]
+    keys: Annotated[
+        list[Annotated[str, Field(max_length=MAX_KEY)]], FailFast(), Field(max_length=MAX_VALUES)
+    ]
+    items: Annotated[list[Value], FailFast(), Field(max_length=MAX_VALUES)]
 
     @model_validator(mode="after")
     def _paired(self) -> DictValue:
@@ -126,13 +143,21 @@ def strip(value: Any, is_tensor: Callable[[Any], bool]) -> tuple[Value, list[Any
     """The value's tree, and its tensors in the order of their indices.
 
     Raises `ValueUnsupported` with the path of what is neither tensor nor data, and for
-    containers that hold themselves or nest deeper than 100.
+    containers that hold themselves or nest deeper than 100, and for more than `MAX_VALUES` values.
     """
     tensors: list[Any] = []
+    count = 0
 
     def walk(item: Any, path: str, depth: int) -> Value:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES:
+            raise ValueUnsupported(
+                f"the value holds more than {MAX_VALUES} values; return tensors instead of lists of"
+                " numbers"
+            )
         if depth > 100:
-            raise ValueUnsupported(f"{path} is nested more than 100 deep")
+            raise ValueUnsupported(f"{path[:MAX_KEY]} is nested more than 100 deep")
         if is_tensor(item):
             tensors.append(item)
             return TensorValue(index=len(tensors) - 1)
@@ -145,10 +170,15 @@ def strip(value: Any, is_tensor: Callable[[Any], bool]) -> tuple[Value, list[Any
         if isinstance(item, float):
             return FloatValue(value=float(item).hex())
         if isinstance(item, str):
+            if len(item) > MAX_TEXT:
+                raise ValueUnsupported(f"{path} is a string of more than {MAX_TEXT} characters")
             return StrValue(value=str(item))
         if isinstance(item, Mapping):
-            if not all(isinstance(key, str) for key in item):
-                raise ValueUnsupported(f"{path} is a dict with keys that are not strings")
+            if not all(isinstance(key, str) and len(key) <= MAX_KEY for key in item):
+                raise ValueUnsupported(
+                    f"{path} is a dict with keys that are not strings of at most {MAX_KEY}"
+                    " characters"
+                )
             return DictValue(
                 keys=list(item),
                 items=[walk(entry, f"{path}[{key!r}]", depth + 1) for key, entry in item.items()],
@@ -178,7 +208,10 @@ def restore(tree: Value, tensors: Sequence[Any]) -> Any:
     if isinstance(tree, NoneValue):
         return None
     if isinstance(tree, FloatValue):
-        return float.fromhex(tree.value)
+        try:
+            return float.fromhex(tree.value)
+        except OverflowError as error:
+            raise ValueError(f"{tree.value} is no float") from error
     if isinstance(tree, SequenceValue):
         items = [restore(item, tensors) for item in tree.items]
         return tuple(items) if tree.kind == "tuple" else items
@@ -190,17 +223,22 @@ def restore(tree: Value, tensors: Sequence[Any]) -> Any:
 
 
 def leaves(tree: Value, path: str) -> list[tuple[str, Value]]:
-    """The tree's scalars and tensors with their paths, such as `output[0]` or `output['loss']`."""
+    """The tree's scalars and tensors with their paths, such as `output[0]` or `output['loss']`.
+
+    Raises `ValueError` where there are more than `MAX_VALUES`.
+    """
+    found = list(itertools.islice(_leaves(tree, path), MAX_VALUES + 1))
+    if len(found) > MAX_VALUES:
+        raise ValueError(f"the value holds more than {MAX_VALUES} values")
+    return found
+
+
+def _leaves(tree: Value, path: str) -> Iterator[tuple[str, Value]]:
     if isinstance(tree, SequenceValue):
-        return [
-            leaf
-            for position, item in enumerate(tree.items)
-            for leaf in leaves(item, f"{path}[{position}]")
-        ]
-    if isinstance(tree, DictValue):
-        return [
-            leaf
-            for key, item in zip(tree.keys, tree.items, strict=True)
-            for leaf in leaves(item, f"{path}[{key!r}]")
-        ]
-    return [(path, tree)]
+        for position, item in enumerate(tree.items):
+            yield from _leaves(item, f"{path}[{position}]")
+    elif isinstance(tree, DictValue):
+        for key, item in zip(tree.keys, tree.items, strict=True):
+            yield from _leaves(item, f"{path}[{key!r}]")
+    else:
+        yield path, tree

@@ -176,11 +176,11 @@ def _children() -> list[int]:
         if not entry.name.isdigit():
             continue
         try:
-            stat = Path(entry.path, "stat").read_text()
+            stat = Path(entry.path, "stat").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
         # The name, in parentheses, may hold anything; the parent's number is two fields after it.
-        if int(stat.rpartition(")")[2].split()[1]) == me:
+        if int(stat.rpartition(b")")[2].split()[1]) == me:
             children.append(int(entry.name))
     return children
 

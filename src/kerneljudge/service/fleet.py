@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,6 +34,7 @@ __all__ = ["Fleet", "visible_gpus"]
 _LOG = logging.getLogger(__name__)
 
 _RESTART_SECONDS = 1.0
+_ZYGOTE_SECONDS = 10.0
 _HOST_MEMORY_SHARE = 0.5
 
 
@@ -180,11 +182,17 @@ class Fleet:
     async def _supervise(self, member: _Member) -> None:
         """Runs the member's judge, and another whenever one ends; not one that never started."""
         while True:
-            await self._run(member)
+            try:
+                await self._run(member)
+            except OSError:
+                # The system has no process or no memory to give now; it may have, later.
+                _LOG.exception("the judge of %s could not be started", member.name)
             if self._stopping or member.started is None:
                 return
             _LOG.error("the judge of %s ended; starting another", member.name)
             await asyncio.sleep(_RESTART_SECONDS)
+            if self._stopping:
+                return
 
     async def _run(self, member: _Member) -> None:
         loop = asyncio.get_running_loop()
@@ -287,11 +295,18 @@ def _send(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Waits for a judge to end, and ends what is left of its process group."""
+    """Waits for a judge to end, and ends what is left of its process group.
+
+    The zygote, which is of the group, is given the time to kill what it has forked.
+    """
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    deadline = time.monotonic() + _ZYGOTE_SECONDS
     with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
         os.killpg(process.pid, signal.SIGKILL)
