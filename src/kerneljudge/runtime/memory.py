@@ -160,10 +160,15 @@ class DeviceRegion:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self._pointer = _allocate(max(size, 1))
-        self._raw = _device_bytes(self._pointer, max(size, 1), device)
-        # Pages that this process freed may come back to it unscrubbed; nobody else may read them.
-        self._raw.zero_()
-        handle = _ipc_handle(self._pointer)
+        try:
+            self._raw = _device_bytes(self._pointer, max(size, 1), device)
+            # Pages that this process freed may come back to it unscrubbed; nobody else may read
+            # them.
+            self._raw.zero_()
+            handle = _ipc_handle(self._pointer)
+        except BaseException:
+            self.close()
+            raise
         self.region = Region(kind="cuda_ipc", size=size, handle=base64.b64encode(handle).decode())
 
     @property

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -198,6 +200,11 @@ class Fleet:
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         environment = dict(os.environ)
+        # The judge's own, so that nothing of it stays when it ends, however it ends. Sandboxed
+        # users pass through it to their own folders in it.
+        folder = tempfile.mkdtemp(prefix="kerneljudge-")
+        os.chmod(folder, 0o711)
+        environment["TMPDIR"] = folder
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         environment["CUDA_VISIBLE_DEVICES"] = member.gpu or ""
         with theirs:
@@ -234,6 +241,7 @@ class Fleet:
             member.ready.clear()
             channel.shutdown()
             await asyncio.to_thread(_end, member.process)
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             channel.close()
             for pending in member.jobs.values():
                 if not pending.done.done():
