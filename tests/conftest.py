@@ -147,3 +147,9 @@ def server(request: pytest.FixtureRequest, has_gpu: bool) -> RunningServer:
     """A server as a user starts one: on the GPU where there is one, else on the CPU."""
     running: RunningServer = request.getfixturevalue("gpu_server" if has_gpu else "cpu_server")
     return running
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Asynchronous tests run on asyncio, as the service does."""
+    return "asyncio"

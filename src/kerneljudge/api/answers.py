@@ -16,6 +16,7 @@ from kerneljudge.api.responses import (
     Tolerances,
 )
 from kerneljudge.schema import (
+    GPU_TYPES,
     CheckReport,
     Environment,
     Fault,
@@ -26,10 +27,7 @@ from kerneljudge.schema import (
 )
 from kerneljudge.service import DeviceState, Job, JobState, Settings
 
-__all__ = ["RECOGNISED_GPUS", "Answers"]
-
-RECOGNISED_GPUS = frozenset({"a100", "h100", "h200"})
-"""The GPU types that the manual names."""
+__all__ = ["Answers"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Answers:
         name = self.settings.gpu_type
         if name is None and environment is not None:
             name = environment.gpu_type
-        if name is None or name.lower() not in RECOGNISED_GPUS:
+        if name is None or name.lower() not in GPU_TYPES:
             return None
         return name.lower()
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerneljudge.building.cuda_source import Joined, Kernel, SplitSource, Unfaithful, split
-from kerneljudge.building.device_source import device_program
+from kerneljudge.building.device_source import compile_device_source
 from kerneljudge.building.flags import CudaFlags, FlagError, cuda_flags
 from kerneljudge.building.lexer import code_only
-from kerneljudge.building.nvrtc import compile_cubin
 from kerneljudge.building.process import bounded, run
 from kerneljudge.building.requests import BuildResult, DeviceBuild
 from kerneljudge.building.symbols import base_name, kernels
@@ -24,7 +23,6 @@ _STANDARD = "c++17"
 _STD_MEMBER = re.compile(rb"\bstd\s*::\s*(\w+)")
 _INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"\n]+)[>"]', re.MULTILINE)
 _KERNEL = re.compile(r"\b__global__\b[^;{}()]*(?:\([^()]*\)[^;{}()]*)?\b([A-Za-z_]\w*)\s*\(")
-_OTHER_INT64 = re.compile(r'invalid redeclaration of type name "u?int(64|ptr)_t"')
 _NAME = re.compile(r"(?:::)?[A-Za-z_]\w*(?:::[A-Za-z_]\w*)*")
 
 
@@ -193,29 +191,23 @@ def _by_nvrtc(
             "Remove the option, or set metadata.backend to nvcc.",
         )
     expressions = _expressions(request, source, wanted)
-    wide = False
-    while True:
-        program = device_program(
-            source.text,
-            includes=source.includes,
-            std=source.std,
-            as_nvcc=False,
-            wide_int64=wide,
-        )
-        options = [
-            f"-arch={architecture}",
-            *program.options,
-            *flags.nvrtc,
-            *(f"-I{folder}" for folder in toolchain.device_includes),
-        ]
-        done = compile_cubin(program.source, options, [*expressions.values()], program.headers)
-        if done.cubin is not None:
-            names = {asked: done.lowered[name] for asked, name in expressions.items()}
-            return done.cubin, done.log, names
-        wide = not program.wide_int64 and _OTHER_INT64.search(done.log) is not None
-        if not wide:
-            fault = "out_of_memory" if done.out_of_memory else "compile_error"
-            raise _Failure(done.log, fault=fault)
+    options = [
+        f"-arch={architecture}",
+        *flags.nvrtc,
+        *(f"-I{folder}" for folder in toolchain.device_includes),
+    ]
+    done, _ = compile_device_source(
+        source.text,
+        [*expressions.values()],
+        options,
+        includes=source.includes,
+        std=source.std,
+        as_nvcc=False,
+    )
+    if done.cubin is None:
+        raise _Failure(done.log, fault="out_of_memory" if done.out_of_memory else "compile_error")
+    names = {asked: done.lowered[name] for asked, name in expressions.items()}
+    return done.cubin, done.log, names
 
 
 def _by_nvcc(

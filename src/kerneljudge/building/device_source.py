@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from kerneljudge.building.host_header import NATIVE
+from kerneljudge.building.nvrtc import Compiled, compile_cubin
 
-__all__ = ["STD_ON_DEVICE", "DeviceProgram", "device_program"]
+__all__ = ["STD_ON_DEVICE", "compile_device_source"]
 
 _PRELUDE = "kerneljudge/device.h"
+_OTHER_INT64 = re.compile(r'invalid redeclaration of type name "u?int(64|ptr)_t"')
 
 _C_HEADERS = (
     *("assert", "ctype", "errno", "fenv", "float", "inttypes", "limits", "locale", "math"),
@@ -108,7 +111,7 @@ _WIDE = ("cuda/", "cub/", "thrust/", "cooperative_groups", "cuda_pipeline", "cud
 
 
 @dataclass(frozen=True)
-class DeviceProgram:
+class _Program:
     """A source with its prelude."""
 
     source: str
@@ -122,14 +125,41 @@ class DeviceProgram:
     `long`, as on the host."""
 
 
-def device_program(
+def compile_device_source(
+    source: str,
+    names: Sequence[str],
+    options: Sequence[str],
+    *,
+    includes: Iterable[str],
+    std: Iterable[str],
+    as_nvcc: bool,
+) -> tuple[Compiled, bool]:
+    """Compiles `source` by NVRTC, behind the prelude; `options` come after the prelude's own.
+
+    Headers disagree on whether int64_t is long or long long: where one refuses the first, it is
+    the second, which the answer says beside what came of it. Of the rest see `_program` and
+    `compile_cubin`.
+    """
+    program = _program(source, includes=includes, std=std, as_nvcc=as_nvcc, wide_int64=False)
+    while True:
+        compiled = compile_cubin(
+            program.source, [*program.options, *options], names, program.headers
+        )
+        if compiled.cubin is not None or program.wide_int64:
+            return compiled, program.wide_int64
+        if _OTHER_INT64.search(compiled.log) is None:
+            return compiled, False
+        program = _program(source, includes=includes, std=std, as_nvcc=as_nvcc, wide_int64=True)
+
+
+def _program(
     source: str,
     *,
-    includes: Iterable[str] = (),
-    std: Iterable[str] = (),
+    includes: Iterable[str],
+    std: Iterable[str],
     as_nvcc: bool,
-    wide_int64: bool = False,
-) -> DeviceProgram:
+    wide_int64: bool,
+) -> _Program:
     """`source` for NVRTC.
 
     `includes` are the headers that it includes and `std` the members of `std` that it names. With
@@ -156,4 +186,4 @@ def device_program(
     ]
     if as_nvcc:
         options.append("-DKERNELJUDGE_AS_NVCC")
-    return DeviceProgram("\n".join([*head, source]), headers, options, wide)
+    return _Program("\n".join([*head, source]), headers, options, wide)

@@ -22,7 +22,7 @@ from kerneljudge.building.cuda_source import (
     only_declares,
     split,
 )
-from kerneljudge.building.device_source import device_program
+from kerneljudge.building.device_source import compile_device_source
 from kerneljudge.building.flags import HostFlags
 from kerneljudge.building.host_header import (
     HALF_MACROS,
@@ -33,7 +33,7 @@ from kerneljudge.building.host_header import (
     write_header,
 )
 from kerneljudge.building.lexer import code_only
-from kerneljudge.building.nvrtc import Compiled, compile_cubin
+from kerneljudge.building.nvrtc import Compiled
 from kerneljudge.building.process import Finished, run
 from kerneljudge.building.sources import Extension
 from kerneljudge.building.symbols import demangle, object_symbols, split_instance
@@ -49,7 +49,6 @@ _ERROR = re.compile(r"\berror: (.*)")
 _LEFT_OUT = re.compile(
     r"kerneljudge|extension\.h|\b(py|pybind11|PYBIND11\w*|nn|optim|autograd|data|serialize|THP\w*|Py\w*)\b"
 )
-_OTHER_INT64 = re.compile(r'invalid redeclaration of type name "u?int(64|ptr)_t"')
 
 
 class CompileFailed(Exception):
@@ -274,30 +273,23 @@ def _compile_device(
 ) -> _Device:
     assert toolchain.torch is not None
     flags = extension.cuda_flags
-    wide = False
-    while True:
-        program = device_program(
-            source.device,
-            includes=source.device_headers,
-            std=source.device_std,
-            as_nvcc=True,
-            wide_int64=wide,
-        )
-        options = [
-            f"-arch={architecture}",
-            *([] if flags.host.standard else [f"-std={toolchain.torch.standard}"]),
-            *HALF_MACROS,
-            *_versions(toolchain),
-            *program.options,
-            *flags.nvrtc,
-            *(f"-I{folder}" for folder in (headers, *toolchain.device_includes)),
-        ]
-        compiled = compile_cubin(program.source, options, names, program.headers)
-        if compiled.cubin is None and not program.wide_int64:
-            wide = _OTHER_INT64.search(compiled.log) is not None
-            if wide:
-                continue
-        return _Device(compiled, program.wide_int64)
+    options = [
+        f"-arch={architecture}",
+        *([] if flags.host.standard else [f"-std={toolchain.torch.standard}"]),
+        *HALF_MACROS,
+        *_versions(toolchain),
+        *flags.nvrtc,
+        *(f"-I{folder}" for folder in (headers, *toolchain.device_includes)),
+    ]
+    compiled, wide_int64 = compile_device_source(
+        source.device,
+        names,
+        options,
+        includes=source.device_headers,
+        std=source.device_std,
+        as_nvcc=True,
+    )
+    return _Device(compiled, wide_int64)
 
 
 def _versions(toolchain: Toolchain) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from kerneljudge.runtime.messages import Build, Built, FromBuilder
 from kerneljudge.schema import FaultKind
 
 __all__ = ["Builds", "place"]
-
 
 _OWN_ERROR = 1
 """Exit code of a builder that raised: a mistake of its own, not of what it compiled."""
@@ -36,11 +34,10 @@ class Builds:
         self._toolchain = toolchain
         self._include_cache = include_cache
 
-    def build(self, request: BuildRequest, deadline: float, folder: Path) -> BuildResult:
+    def build(self, request: BuildRequest, deadline: float) -> BuildResult:
         """The result of a build; `deadline` is a `time.monotonic()` value.
 
-        A result that the cache does not keep has its artefacts in a new folder under `folder`. A
-        builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
+        A builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
         """
         key = building.cache_key(request, self._toolchain)
         with self._cache.lock(key):
@@ -58,8 +55,7 @@ class Builds:
                 result = answer.result
                 _check_artefacts(result, child.scratch)
                 result.seconds = time.monotonic() - started
-                kept = self._cache.publish(key, result)
-                return kept if kept is not result else _move(result, folder)
+                return self._cache.publish(key, result)
             except ValueError as error:
                 return _failed(request, str(error), None, "", time.monotonic() - started)
             except RunnerFault as fault:
@@ -69,14 +65,6 @@ class Builds:
                 return _failed(request, fault.message, fault.kind, child.printed, seconds)
             finally:
                 child.close()
-
-
-def _move(result: BuildResult, folder: Path) -> BuildResult:
-    target = Path(tempfile.mkdtemp(dir=folder))
-    moved = {role: target / path.name for role, path in result.artefacts.items()}
-    for role, path in result.artefacts.items():
-        shutil.move(path, moved[role])
-    return result.model_copy(update={"artefacts": moved})
 
 
 def place(result: BuildResult, folder: Path) -> BuildResult:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -147,8 +145,7 @@ def _run(job: _Job) -> None:
     """Runs a job to its end, whatever it is. Raises `ZygoteLost` alone."""
     try:
         with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="kerneljudge-job-"))
-            job.run(stack, Path(folder))
+            job.run(stack)
     except _Stop:
         pass
     except ZygoteLost:
@@ -203,9 +200,8 @@ class _Job:
             self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
 
-    def run(self, stack: ExitStack, folder: Path) -> None:
-        """All phases; `folder` is the job's own. Raises `_Stop` where it is decided early."""
-        self._folder = folder
+    def run(self, stack: ExitStack) -> None:
+        """All phases. Raises `_Stop` where the job is decided early."""
         with self._phase(Phase.READ):
             for contender in self._contenders:
                 with self._blame(contender):
@@ -288,7 +284,7 @@ class _Job:
             way="none" if contender.kernel.kernel_type is KernelType.TORCH else "jit"
         )
         for request in language.builds(contender.kernel, self._machine.architecture):
-            result = self._machine.builds.build(request, self._deadline, self._folder)
+            result = self._machine.builds.build(request, self._deadline)
             self._note_build(contender, result)
             if not result.ok:
                 raise RunnerFault(
@@ -301,11 +297,11 @@ class _Job:
 
     def _note_build(self, contender: _Contender, result: BuildResult) -> None:
         before = contender.report.build
-        first = before is None or before.way in ("none", "jit")
         contender.report.build = BuildReport(
             way=result.way,
             reason=result.reason,
-            cached=result.cached and (first or before is None or before.cached),
+            cached=result.cached
+            and (before is None or before.way in ("none", "jit") or before.cached),
             seconds=result.seconds + (before.seconds if before else 0.0),
             architecture=self._machine.architecture,
             log=result.log or None,
@@ -367,7 +363,7 @@ class _Job:
         # What for is the judge's to say.
         request = message.build.model_copy(update={"architecture": self._machine.architecture})
         with self._machine.lease.given_up():
-            result = self._machine.builds.build(request, self._deadline, self._folder)
+            result = self._machine.builds.build(request, self._deadline)
             waiting = time.monotonic()
         waited = time.monotonic() - waiting
         self._deadline += waited
@@ -518,7 +514,8 @@ class _Job:
         """Puts the arguments into memory that the runner sees, outputs poisoned."""
         runner, transport = contender.running
         parameters = inputs.parameters
-        if contender.attached != inputs.layout_key():
+        layout_key = inputs.layout_key()
+        if contender.attached != layout_key:
             contender.placements, size = layout(
                 [(parameter.dtype, parameter.shape, parameter.strides) for parameter in parameters]
             )
@@ -532,7 +529,7 @@ class _Job:
                 slots=[SlotLayout(arguments=inputs.tree, placements=contender.placements)],
                 names=inputs.names,
             )
-            contender.attached = inputs.layout_key()
+            contender.attached = layout_key
         if contender.region is None:
             raise RuntimeError("no region was made")
         for parameter, placement in zip(parameters, contender.placements, strict=True):

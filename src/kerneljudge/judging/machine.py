@@ -28,7 +28,7 @@ from kerneljudge.judging.protocol import JudgeConfiguration
 from kerneljudge.judging.tensors import Transport, choose_transport
 from kerneljudge.judging.triton_cache import TritonCache
 from kerneljudge.runtime.memory import CudaError
-from kerneljudge.schema import Environment
+from kerneljudge.schema import GPU_TYPES, Environment
 
 __all__ = ["Lease", "Machine"]
 
@@ -306,7 +306,7 @@ def _environment(configuration: JudgeConfiguration, device: torch.device) -> Env
         driver=_driver() if cuda else None,
         device=configuration.name,
         device_name=name,
-        gpu_type=next((kind for kind in ("a100", "h100", "h200") if kind in name.lower()), None),
+        gpu_type=next((kind for kind in GPU_TYPES if kind in name.lower()), None),
         architecture=f"sm_{capability[0]}{capability[1]}" if capability else None,
     )
 

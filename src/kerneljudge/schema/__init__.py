@@ -20,6 +20,7 @@ from kerneljudge.schema.requests import (
     LegacyCompareRequest,
 )
 from kerneljudge.schema.verdict import (
+    GPU_TYPES,
     BuildReport,
     CheckReport,
     ClockReport,
@@ -38,6 +39,7 @@ from kerneljudge.schema.verdict import (
 
 __all__ = [
     "DEFAULT_TOLERANCE",
+    "GPU_TYPES",
     "BuildReport",
     "CheckReport",
     "ClockReport",

@@ -10,6 +10,7 @@ from pydantic import Field
 from kerneljudge.schema.base import Closed
 
 __all__ = [
+    "GPU_TYPES",
     "BuildReport",
     "CheckReport",
     "ClockReport",
@@ -25,6 +26,10 @@ __all__ = [
     "SideReport",
     "Verdict",
 ]
+
+
+GPU_TYPES = ("a100", "h100", "h200")
+"""The GPU types that are told by name, as the manual has them."""
 
 
 class FaultKind(StrEnum):
