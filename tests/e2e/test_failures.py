@@ -14,7 +14,7 @@ import pytest
 from pairs import REFERENCE, candidate, kernel, reference
 from processes import command_lines, descendants
 
-from kerneljudge.client import KernelJudgeClient
+from kerneljudge.client import KernelJudgeClient, RequestError
 
 pytestmark = pytest.mark.e2e
 
@@ -88,18 +88,25 @@ def test_a_candidate_that_fails_before_it_runs_is_not_compiled(
     assert says in judged.kernel_exec_result.compilation_error
 
 
-def test_a_contract_beyond_the_memory_of_the_device_is_out_of_memory(client: Any) -> None:
-    tensor = {"shape": [1 << 40], "dtype": "float64"}
-    judged = client.evaluate(
-        kernel(
-            "def run(x):\n    return x",
-            "multi_kernel",
-            io={"args": [{"name": "x", "type": "tensor", "tensor_spec": tensor}]},
-            metadata={"entry_point": "run"},
+def test_a_contract_beyond_the_memory_of_the_device_is_not_accepted(client: Any) -> None:
+    # Each tensor is within the bound for one; together they are too much for any device.
+    tensor = {"shape": [1 << 31], "dtype": "float64"}
+    names = [f"x{number}" for number in range(64)]
+    with pytest.raises(RequestError) as refused:
+        client.evaluate(
+            kernel(
+                "def run(*tensors):\n    return tensors[0]",
+                "multi_kernel",
+                io={
+                    "args": [
+                        {"name": name, "type": "tensor", "tensor_spec": tensor} for name in names
+                    ]
+                },
+                metadata={"entry_point": "run"},
+            )
         )
-    )
-    assert judged.verdict == "out_of_memory"
-    assert "there is room for" in judged.kernel_exec_result.validation_error
+    assert refused.value.status_code == 400
+    assert "memory" in str(refused.value)
 
 
 def test_a_kernel_that_returns_thousands_of_numbers_is_told_to_return_tensors(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import textwrap
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -179,3 +184,34 @@ def test_a_launch_is_found_outside_jit_functions_only() -> None:
     assert launch.lineno == 6
     wrapped = parse("import triton\ndef f(x):\n    pass\nk = triton.jit(f)\ng = lambda: k[1](3)")
     assert wrapped.launch() is not None
+
+
+@contextlib.contextmanager
+def collecting_all_the_time() -> Iterator[None]:
+    """Has Python change threads wherever it may collect garbage, as in the midst of a tree."""
+
+    def change_threads(phase: str, info: object) -> None:
+        time.sleep(0)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(change_threads)
+    gc.set_threshold(50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(change_threads)
+
+
+def parse_below(text: str, frames: int) -> PythonSource | None:
+    return parse_below(text, frames - 1) if frames else PythonSource.parse(text)
+
+
+def test_sources_are_parsed_by_several_threads_at_once() -> None:
+    text = "\n".join(
+        f"def f{number}(x):\n    return [x, (x + {number}) * 2]" for number in range(40)
+    )
+    with collecting_all_the_time(), ThreadPoolExecutor(4) as pool:
+        # Each from another depth of the stack, as jobs in different phases are.
+        parsed = list(pool.map(parse_below, [text] * 16, range(16)))
+    assert all(source is not None and len(source.tree.body) == 40 for source in parsed)

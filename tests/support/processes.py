@@ -22,6 +22,15 @@ def descendants(pid: int) -> set[int]:
     return found - {pid}
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def command_lines(pids: set[int]) -> dict[int, str]:
     """What those processes are."""
     lines = {}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from kerneljudge.building.cache import BuildCache, cache_key
+from kerneljudge.building.eviction import Evicted, evict, mark_used
 from kerneljudge.building.host_header import prepare_header
 from kerneljudge.building.requests import BuildRequest, BuildResult, DeviceBuild, ExtensionBuild
 from kerneljudge.building.toolchain import Capability, Toolchain
@@ -20,10 +21,13 @@ __all__ = [
     "BuildResult",
     "Capability",
     "DeviceBuild",
+    "Evicted",
     "ExtensionBuild",
     "Toolchain",
     "build",
     "cache_key",
+    "evict",
+    "mark_used",
     "prepare_header",
 ]
 

@@ -16,13 +16,15 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TextIO
 
 from pydantic import ValidationError
 
+from kerneljudge.building.eviction import mark_used
 from kerneljudge.building.requests import BuildRequest, BuildResult
 from kerneljudge.building.toolchain import Toolchain
 
@@ -32,6 +34,7 @@ _KEY = re.compile(r"[0-9a-f]{64}")
 _MANIFEST = "result.json"
 _MAX_ARTEFACT_BYTES = 512 * 2**20
 _ONCE_SECONDS = 3600
+_LOCK_POLL_SECONDS = 0.02
 
 
 def cache_key(request: BuildRequest, toolchain: Toolchain) -> str:
@@ -66,12 +69,19 @@ class BuildCache:
         root.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Holds one key, against other threads and processes, while it is looked up and built."""
-        folder = self._folder(key)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def lock(self, key: str, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Holds one key, against other threads and processes, while it is looked up and built.
+
+        `check` is called while another holds it, and may raise to give up waiting.
+        """
+        # Some keys share a lock, so that locks need no removal, which could not be told apart
+        # from another's use of them.
+        lock = self._root / "locks" / self._folder(key).name[:3]
+        lock.parent.mkdir(exist_ok=True)
+        with lock.open("w") as file:
+            while not _locked(file):
+                check()
+                time.sleep(_LOCK_POLL_SECONDS)
             yield
 
     def lookup(self, key: str) -> BuildResult | None:
@@ -81,6 +91,7 @@ class BuildCache:
         """
         folder = self._folder(key)
         try:
+            mark_used(folder)
             kept = json.loads((folder / _MANIFEST).read_text())
             sizes: dict[str, int] = kept["sizes"]
             result = BuildResult.model_validate(kept["result"])
@@ -111,6 +122,12 @@ class BuildCache:
                 shutil.rmtree(old, ignore_errors=True)
         return self._place(result, once / secrets.token_hex(16))
 
+    def entries(self) -> Iterator[Path]:
+        """The folder of every kept build, for `evict`."""
+        for shard in self._root.glob("[0-9a-f][0-9a-f]"):
+            yield from shard.iterdir()
+        yield from self._root.glob("once/*")
+
     def _place(self, result: BuildResult, folder: Path) -> BuildResult:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._root, prefix="new-") as name:
@@ -136,6 +153,15 @@ class BuildCache:
         if not _KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no key of the build cache")
         return self._root / key[:2] / key
+
+
+def _locked(file: TextIO) -> bool:
+    """Locks a file if nobody else has."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _copy(source: Path, target: Path) -> int:

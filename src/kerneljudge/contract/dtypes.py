@@ -82,7 +82,7 @@ DTYPES: dict[str, DType] = {
 
 
 def _normalise(name: Any) -> Any:
-    plain = name.removeprefix("torch.") if isinstance(name, str) else name
+    plain = name.removeprefix("torch.") if isinstance(name, str) else None
     if plain not in DTYPES:
         raise ValueError(f"unknown dtype {name!r:.60}: use one of {', '.join(DTYPES)}")
     return plain

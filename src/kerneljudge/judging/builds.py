@@ -9,7 +9,9 @@ from pathlib import Path
 
 from kerneljudge import building
 from kerneljudge.building import BuildRequest, BuildResult
-from kerneljudge.judging.processes import RunnerFault, ZygoteProcess
+from kerneljudge.judging.cancellation import Cancellation
+from kerneljudge.judging.permits import Permits
+from kerneljudge.judging.processes import Killed, RunnerFault, ZygoteProcess
 from kerneljudge.runtime.messages import Build, Built, FromBuilder
 from kerneljudge.schema import FaultKind
 
@@ -27,44 +29,60 @@ class Builds:
         zygote: ZygoteProcess,
         cache: building.BuildCache,
         toolchain: building.Toolchain,
-        include_cache: Path,
+        permits: Permits,
     ) -> None:
         self._zygote = zygote
         self._cache = cache
         self._toolchain = toolchain
-        self._include_cache = include_cache
+        self._permits = permits
 
-    def build(self, request: BuildRequest, deadline: float) -> BuildResult:
-        """The result of a build; `deadline` is a `time.monotonic()` value.
+    def build(
+        self, request: BuildRequest, deadline: float, cancellation: Cancellation
+    ) -> tuple[BuildResult, float]:
+        """The result of a build, and the seconds that it waited for its turn: they do not count
+        towards `deadline`, a `time.monotonic()` value.
 
         A builder that dies, hangs or answers nonsense is a failed build: its input is hostile.
+        Raises `Cancelled`, `ZygoteLost`, or `Killed` where the builder was killed from outside.
         """
         key = building.cache_key(request, self._toolchain)
-        with self._cache.lock(key):
+        waiting = time.monotonic()
+        with self._cache.lock(key, cancellation.check):
             cached = self._cache.lookup(key)
             if cached is not None:
-                return cached
-            started = time.monotonic()
-            child = self._zygote.fork("builder", FromBuilder)
-            try:
-                number = child.next_request()
+                return cached, time.monotonic() - waiting
+            with self._permits.held(cancellation):
+                waited = time.monotonic() - waiting
+                return self._run(key, request, deadline + waited, cancellation), waited
+
+    def _run(
+        self, key: str, request: BuildRequest, deadline: float, cancellation: Cancellation
+    ) -> BuildResult:
+        started = time.monotonic()
+        child = self._zygote.fork("builder", FromBuilder)
+        try:
+            number = child.next_request()
+            with cancellation.ending(child.stop):
                 child.send(Build(request=number, build=request), deadline=deadline)
                 answer = child.receive(deadline)
-                if not isinstance(answer, Built) or answer.request != number:
-                    raise child.protocol_error("the builder sent no answer to its request")
-                result = answer.result
-                _check_artefacts(result, child.scratch)
-                result.seconds = time.monotonic() - started
-                return self._cache.publish(key, result)
-            except ValueError as error:
-                return _failed(request, str(error), None, "", time.monotonic() - started)
-            except RunnerFault as fault:
-                if fault.exit_code == _OWN_ERROR:
-                    raise RuntimeError(f"the builder failed: {child.printed}") from fault
-                seconds = time.monotonic() - started
-                return _failed(request, fault.message, fault.kind, child.printed, seconds)
-            finally:
-                child.close()
+            if not isinstance(answer, Built) or answer.request != number:
+                raise child.protocol_error("the builder sent no answer to its request")
+            result = answer.result
+            _check_artefacts(result, child.scratch)
+            result.seconds = time.monotonic() - started
+            return self._cache.publish(key, result)
+        except ValueError as error:
+            return _failed(request, str(error), None, "", time.monotonic() - started)
+        except Killed:
+            raise
+        except RunnerFault as fault:
+            cancellation.check()
+            if fault.exit_code == _OWN_ERROR:
+                raise RuntimeError(f"the builder failed: {child.printed}") from fault
+            seconds = time.monotonic() - started
+            return _failed(request, fault.message, fault.kind, child.printed, seconds)
+        finally:
+            child.close()
 
 
 def place(result: BuildResult, folder: Path) -> BuildResult:

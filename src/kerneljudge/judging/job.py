@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from kerneljudge.building import BuildResult
 from kerneljudge.contract import IOContract
 from kerneljudge.judging.builds import place
+from kerneljudge.judging.cancellation import Cancellation, Cancelled
 from kerneljudge.judging.correctness import (
     Output,
     Tolerance,
@@ -22,8 +23,9 @@ from kerneljudge.judging.correctness import (
     indifferent,
 )
 from kerneljudge.judging.inputs import Inputs, for_runner, from_contract, from_made, lend
+from kerneljudge.judging.lease import Turn
 from kerneljudge.judging.machine import Machine
-from kerneljudge.judging.processes import RunnerFault, RunnerProcess, ZygoteLost
+from kerneljudge.judging.processes import Killed, RunnerFault, RunnerProcess, ZygoteLost
 from kerneljudge.judging.seeds import derive, draw
 from kerneljudge.judging.tensors import Transport, poison
 from kerneljudge.languages import LANGUAGES, Refusal
@@ -66,8 +68,10 @@ from kerneljudge.timing import summarize
 
 __all__ = ["judge"]
 
-_ATTEMPTS = 2
+_ZYGOTES = 3
 """Times that a job is begun, where the zygote dies under it."""
+_KILLS = 2
+"""Times that a job is begun, where something kills its runner or builder."""
 
 _FAULTS = {
     "compile_error": FaultKind.COMPILE_ERROR,
@@ -110,27 +114,35 @@ class _Contender:
 
 
 def judge(
-    machine: Machine, request: JobRequest, progress: Callable[[JobReport], None]
+    machine: Machine,
+    request: JobRequest,
+    progress: Callable[[JobReport], None],
+    cancellation: Cancellation,
 ) -> JobReport:
     """Judges one job; `progress` gets the report after each phase.
 
-    Never raises for what a kernel does: the report tells it.
+    Never raises for what a kernel does: the report tells it. Raises `Cancelled`, once nothing of
+    the job is left.
     """
-    for attempts_left in reversed(range(_ATTEMPTS)):
-        job = _Job(machine, request, progress)
+    zygotes = kills = 0
+    while True:
+        job = _Job(machine, request, progress, cancellation, last=kills + 1 == _KILLS)
         try:
             _run(job)
         except ZygoteLost as error:
             # The machinery failed, no kernel: the job begins again.
+            zygotes += 1
             job.report.verdict = Verdict.INTERNAL_ERROR
             job.report.error = str(error)
-            if _restarted(machine) and attempts_left:
+            if _restarted(machine) and zygotes < _ZYGOTES:
                 continue
+        except Killed:
+            kills += 1
+            continue
         finally:
             if machine.device.type == "cuda":
                 torch.cuda.empty_cache()
-        break
-    return job.report
+        return job.report
 
 
 def _restarted(machine: Machine) -> bool:
@@ -142,13 +154,16 @@ def _restarted(machine: Machine) -> bool:
 
 
 def _run(job: _Job) -> None:
-    """Runs a job to its end, whatever it is. Raises `ZygoteLost` alone."""
+    """Runs a job to its end, whatever it is.
+
+    Raises `Cancelled`, and where it is to begin again, `ZygoteLost` or `Killed`.
+    """
     try:
         with ExitStack() as stack:
             job.run(stack)
     except _Stop:
         pass
-    except ZygoteLost:
+    except (ZygoteLost, Cancelled):
         raise
     except (torch.OutOfMemoryError, OutOfDeviceMemory, _TooLarge) as error:
         job.report.verdict = Verdict.OUT_OF_MEMORY
@@ -156,7 +171,9 @@ def _run(job: _Job) -> None:
             "the job's inputs and outputs do not fit on the device beside each other:"
             f" {str(error).splitlines()[0]}"
         )
-    except Exception:
+    except Exception as error:
+        if isinstance(error, Killed) and not job.last:
+            raise
         # The judge's own mistake must end this job, and no other.
         job.report.verdict = Verdict.INTERNAL_ERROR
         job.report.error = traceback.format_exc()
@@ -164,11 +181,21 @@ def _run(job: _Job) -> None:
 
 class _Job:
     def __init__(
-        self, machine: Machine, request: JobRequest, progress: Callable[[JobReport], None]
+        self,
+        machine: Machine,
+        request: JobRequest,
+        progress: Callable[[JobReport], None],
+        cancellation: Cancellation,
+        *,
+        last: bool,
     ) -> None:
+        self.last = last
+        """Whether it does not begin again where something kills its runner or builder."""
         self._machine = machine
         self._request = request
         self._progress = progress
+        self._cancellation = cancellation
+        self._turn = Turn(machine.lease, cancellation)
         self._deadline = time.monotonic() + request.timeout
         self._seed = request.seed if request.seed is not None else draw()
         candidate = SideReport()
@@ -195,7 +222,9 @@ class _Job:
             self._tolerance = Tolerance(
                 DEFAULT_TOLERANCE if request.atol is None else request.atol,
                 DEFAULT_TOLERANCE if request.rtol is None else request.rtol,
-                exact_integers=request.atol is None and request.rtol is None,
+                exact_integers=request.atol is None and request.rtol is None
+                if request.exact_integers is None
+                else request.exact_integers,
             )
             self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
@@ -211,7 +240,7 @@ class _Job:
                 with self._blame(contender):
                     self._build(contender)
         with self._not_charged():
-            stack.enter_context(self._machine.lease)
+            stack.enter_context(self._turn)
             self._machine.make_room()
         with self._phase(Phase.LOAD):
             self._load(stack)
@@ -224,6 +253,7 @@ class _Job:
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
+        self._cancellation.check()
         self.report.phase = phase
         self._progress(self.report)
         started = time.monotonic()
@@ -250,6 +280,9 @@ class _Job:
         try:
             yield
         except RunnerFault as fault:
+            self._cancellation.check()
+            if isinstance(fault, Killed) and not self.last:
+                raise
             self._fail(
                 contender,
                 Fault(
@@ -284,7 +317,8 @@ class _Job:
             way="none" if contender.kernel.kernel_type is KernelType.TORCH else "jit"
         )
         for request in language.builds(contender.kernel, self._machine.architecture):
-            result = self._machine.builds.build(request, self._deadline)
+            result, waited = self._machine.builds.build(request, self._deadline, self._cancellation)
+            self._deadline += waited
             self._note_build(contender, result)
             if not result.ok:
                 raise RunnerFault(
@@ -302,6 +336,8 @@ class _Job:
             reason=result.reason,
             cached=result.cached
             and (before is None or before.way in ("none", "jit") or before.cached),
+            hits=(before.hits if before else 0) + result.cached,
+            misses=(before.misses if before else 0) + (not result.cached),
             seconds=result.seconds + (before.seconds if before else 0.0),
             architecture=self._machine.architecture,
             log=result.log or None,
@@ -312,7 +348,7 @@ class _Job:
         begun: list[tuple[_Contender, int]] = []
         for contender in self._contenders:
             with self._not_charged():
-                contender.runner = self._machine.take_runner()
+                contender.runner = self._machine.take_runner(contender.kernel)
             contender.transport = Transport(
                 contender.runner,
                 self._machine.device,
@@ -320,12 +356,11 @@ class _Job:
                 self._machine.max_result_bytes,
                 self._note_staging,
             )
-            stack.callback(self._machine.retire, contender.runner, contender.transport)
+            stack.callback(self._let_go, contender.runner, contender.transport)
+            stack.enter_context(self._cancellation.ending(contender.runner.child.stop))
         init_inputs: Value | None = None
-        together = not any(
-            contender.kernel.kernel_type in (KernelType.TORCH_CUDA, KernelType.MULTI_KERNEL)
-            or _takes_init_inputs(contender.kernel)
-            for contender in self._contenders
+        together = not self._may_build and not any(
+            _takes_init_inputs(contender.kernel) for contender in self._contenders
         )
         for contender in self._contenders:
             with self._blame(contender):
@@ -335,6 +370,22 @@ class _Job:
         for contender, number in begun:
             with self._blame(contender):
                 self._finish_load(contender, number)
+
+    @property
+    def _may_build(self) -> bool:
+        """Whether a kernel may ask for a build, for which the device is given up: no other kernel
+        of the job may run then."""
+        return any(
+            contender.kernel.kernel_type in (KernelType.TORCH_CUDA, KernelType.MULTI_KERNEL)
+            for contender in self._contenders
+        )
+
+    def _let_go(self, runner: RunnerProcess, transport: Transport) -> None:
+        """Hands a runner over to be ended; that of a cancelled job has ended by then."""
+        if self._cancellation.asked:
+            with suppress(ZygoteLost):
+                runner.child.kill()
+        self._machine.runners.retire(runner, transport)
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
         runner, _ = contender.running
@@ -362,10 +413,10 @@ class _Job:
         runner, _ = contender.running
         # What for is the judge's to say.
         request = message.build.model_copy(update={"architecture": self._machine.architecture})
-        with self._machine.lease.given_up():
-            result = self._machine.builds.build(request, self._deadline)
+        with self._turn.given_up():
+            result, waited = self._machine.builds.build(request, self._deadline, self._cancellation)
             waiting = time.monotonic()
-        waited = time.monotonic() - waiting
+        waited += time.monotonic() - waiting
         self._deadline += waited
         self._note_build(contender, result)
         if result.ok:
@@ -389,17 +440,9 @@ class _Job:
         indifference: list[dict[str, bool]] = []
         wrong: str | None = None
         for trial in range(self._request.num_checks):
+            self._cancellation.check()
             seed = derive(self._seed, "run", trial)
-            outputs: list[list[Output]] = []
-            given: Inputs | None = None
-            for contender in self._contenders:
-                with self._blame(contender):
-                    inputs = self._inputs(contender, trial, given)
-                    self._attach(contender, inputs, trial)
-                    outputs.append(self._run(contender, inputs, seed))
-                if trial == 0:
-                    self._keep_compiled(contender)
-                given = given or inputs
+            outputs = self._run_all(trial, seed)
             check = CheckReport(trial=trial, seed=seed, passed=True)
             self.report.checks.append(check)
             if self._tolerance is None:
@@ -429,6 +472,32 @@ class _Job:
             self.report.verdict = Verdict.WRONG_ANSWER
             raise _Stop
 
+    def _run_all(self, trial: int, seed: int) -> list[list[Output]]:
+        """Runs every kernel once; the outputs of each. Those that may, run beside each other."""
+        outputs: list[list[Output]] = []
+        begun: list[tuple[_Contender, Inputs, int]] = []
+        given: Inputs | None = None
+
+        def finish(contender: _Contender, inputs: Inputs, number: int) -> None:
+            with self._blame(contender):
+                outputs.append(self._outputs(contender, inputs, number))
+            if trial == 0:
+                self._keep_compiled(contender)
+
+        for contender in self._contenders:
+            with self._blame(contender):
+                inputs = self._inputs(contender, trial, given)
+                self._attach(contender, inputs, trial)
+                runner, _ = contender.running
+                number = runner.begin(Run, deadline=self._deadline, slot=0, seed=seed)
+                begun.append((contender, inputs, number))
+            given = given or inputs
+            if self._may_build:
+                finish(*begun.pop())
+        for run in begun:
+            finish(*run)
+        return outputs
+
     def _keep_compiled(self, contender: _Contender) -> None:
         runner, _ = contender.running
         folder = runner.child.scratch / "triton"
@@ -436,6 +505,7 @@ class _Job:
         build = contender.report.build
         if build is not None and build.way == "jit":
             build.cached = contender.restored and not compiled
+            build.hits, build.misses = int(build.cached), int(compiled)
 
     def _warn(self, indifference: list[dict[str, bool]]) -> None:
         kinds = [kind for found in indifference for kind in found]
@@ -540,14 +610,14 @@ class _Job:
                 tensor.copy_(parameter.value)
         self._synchronize()
 
-    def _run(self, contender: _Contender, inputs: Inputs, seed: int) -> list[Output]:
-        """Runs the kernel once; its outputs, in memory that no runner sees.
+    def _outputs(self, contender: _Contender, inputs: Inputs, number: int) -> list[Output]:
+        """What a kernel's run gives, in memory that no runner sees.
 
         They are the contract's outputs, in its order, and then what was returned, except for
         tensors that are those outputs themselves. For /evaluate nobody needs them.
         """
         runner, transport = contender.running
-        ran = runner.ask(Run, Ran, deadline=self._deadline, slot=0, seed=seed)
+        ran = runner.finish(number, Ran, deadline=self._deadline)
         if self._tolerance is None:
             return []
         parameters = inputs.parameters
@@ -609,6 +679,7 @@ class _Job:
                         profiled[position] = answer
         for contender, answer in zip(self._contenders, profiled, strict=True):
             contender.report.runtime = summarize(answer.samples_ms)
+            contender.report.samples_ms = [round(sample, 6) for sample in answer.samples_ms]
             contender.report.clock = ClockReport(
                 name=answer.clock,
                 fallback_reason=answer.fallback_reason,

@@ -14,11 +14,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, TypeAdapter
 
+from kerneljudge.runtime import orphans
 from kerneljudge.runtime.channel import (
     Channel,
     ChannelBroken,
@@ -33,8 +35,11 @@ from kerneljudge.runtime.messages import (
     Forked,
     FromRunner,
     FromZygote,
+    Preparation,
+    Proceed,
     Ready,
     SandboxLayer,
+    Waiting,
     ZygoteReady,
 )
 from kerneljudge.runtime.sandbox import unreachable_by_others
@@ -42,6 +47,7 @@ from kerneljudge.schema import FaultKind
 
 __all__ = [
     "Child",
+    "Killed",
     "Limits",
     "RunnerFault",
     "RunnerProcess",
@@ -96,6 +102,20 @@ class RunnerFault(Exception):
         self.hint = hint
         self.traceback = traceback
         self.exit_code = exit_code
+
+
+class Killed(RunnerFault):
+    """A process died of a SIGKILL that the judge did not send: of its own, of an operator's, or of
+    the system's for want of memory."""
+
+    def __init__(self, kind: FaultKind, message: str) -> None:
+        super().__init__(
+            kind,
+            message,
+            hint="It was killed twice, and not by the judge: look for a signal that the kernel"
+            " sends to itself, or for more host memory than there is.",
+            exit_code=-signal.SIGKILL,
+        )
 
 
 class ZygoteLost(Exception):
@@ -163,7 +183,8 @@ class ZygoteProcess:
                 cwd="/",
             )
         self._channel: Channel[Any] = Channel(ours, FromZygote, takes_descriptors=True)
-        threading.Thread(target=self._read, name="zygote-reader", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="zygote-reader", daemon=True)
+        self._reader.start()
 
     def wait_ready(self) -> None:
         """Returns when it forks. Raises `ZygoteLost` if it ends before."""
@@ -189,48 +210,62 @@ class ZygoteProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        _end_orphans()
+        self._reader.join()
+        with self._lock:
+            self._channel.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def fork(self, role: Literal["runner", "builder"], incoming: TypeAdapter[Any]) -> Child:
-        """A new process in a new scratch folder. Raises `ZygoteLost`."""
-        ours, theirs = socket.socketpair()
-        output_read, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(output_write, True)
-        with self._changed:
-            self._check()
-            self._requests += 1
-            number = self._requests
-            uid = None
-            if os.getuid() == 0 and unreachable_by_others() is None:
-                uid = _FIRST_UID + number % (_LAST_UID - _FIRST_UID + 1)
-            scratch = self._folder / f"{role}-{number}"
-            scratch.mkdir(mode=0o700)
-            if uid is not None:
-                os.chown(scratch, uid, uid)
-            request = Fork(
-                request=number,
-                role=role,
-                scratch=str(scratch),
-                uid=uid,
-                device=self._device,
-                max_data_bytes=self._limits.memory_bytes if self._device == "cpu" else None,
-                include_cache=str(self._include_cache),
-                triton_seed=str(self._triton_seed),
-            )
-            try:
-                self._channel.send(request, [theirs.fileno(), output_write])
+    def fork(
+        self,
+        role: Literal["runner", "builder"],
+        incoming: TypeAdapter[Any],
+        preparation: Preparation = "operators",
+    ) -> Child:
+        """A new process in a new scratch folder; a runner has the `preparation`.
+
+        Raises `ZygoteLost`.
+        """
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            mine, its = socket.socketpair()
+            ours.callback(mine.close)
+            theirs.callback(its.close)
+            output_read, output_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            ours.callback(os.close, output_read)
+            theirs.callback(os.close, output_write)
+            os.set_blocking(output_write, True)
+            with self._changed:
+                self._check()
+                self._requests += 1
+                number = self._requests
+                uid = None
+                if os.getuid() == 0 and unreachable_by_others() is None:
+                    uid = _FIRST_UID + number % (_LAST_UID - _FIRST_UID + 1)
+                scratch = self._folder / f"{role}-{number}"
+                scratch.mkdir(mode=0o700)
+                if uid is not None:
+                    os.chown(scratch, uid, uid)
+                request = Fork(
+                    request=number,
+                    role=role,
+                    scratch=str(scratch),
+                    uid=uid,
+                    device=self._device,
+                    preparation=preparation,
+                    max_data_bytes=self._limits.memory_bytes if self._device == "cpu" else None,
+                    include_cache=str(self._include_cache),
+                    triton_seed=str(self._triton_seed),
+                )
+                try:
+                    self._channel.send(request, [its.fileno(), output_write])
+                except ChannelClosed:
+                    raise ZygoteLost("the zygote process ended") from None
                 self._changed.wait_for(lambda: number in self._forked or self._lost)
                 self._check()
-            except (ChannelClosed, ZygoteLost):
-                ours.close()
-                os.close(output_read)
-                raise ZygoteLost("the zygote process ended") from None
-            finally:
-                theirs.close()
-                os.close(output_write)
-            pid, pidfd = self._forked.pop(number)
+                pid, pidfd = self._forked.pop(number)
+            ours.pop_all()  # they are the child's now
         channel: Channel[Any] = Channel(
-            ours, incoming, takes_descriptors=False, max_frame_bytes=_MAX_FRAME_BYTES
+            mine, incoming, takes_descriptors=False, max_frame_bytes=_MAX_FRAME_BYTES
         )
         return Child(self, pid, pidfd, channel, output_read, scratch, self._limits)
 
@@ -298,6 +333,7 @@ class Child:
         self._tail = b""
         self._requests = 0
         self._oom_kills = _oom_kills()
+        self._stopped = False
         self._closed = False
 
     @property
@@ -353,12 +389,17 @@ class Child:
                 raise self._death()
             self._watch_memory()
 
-    def kill(self) -> int | None:
-        """Kills it with everything that it started; its exit code, None if it resists."""
+    def stop(self) -> None:
+        """Kills it with everything that it started, and does not wait for their end."""
+        self._stopped = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             # Reached only while the process is there: its number is not another's by now.
             os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> int | None:
+        """Kills it with everything that it started; its exit code, None if it resists."""
+        self.stop()
         return self._zygote.exit_code(self.pid, _KILL_SECONDS)
 
     def close(self) -> None:
@@ -433,12 +474,13 @@ class Child:
             )
         while _readable(self._output, 0) and self._drain():
             pass
-        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return RunnerFault(
-                FaultKind.OUT_OF_MEMORY,
-                "the kernel ran out of host memory and was killed by the system",
-                exit_code=code,
-            )
+        if code == -signal.SIGKILL and not self._stopped:
+            if _oom_kills() > self._oom_kills:
+                return Killed(
+                    FaultKind.OUT_OF_MEMORY,
+                    "the process ran out of host memory and was killed by the system",
+                )
+            return Killed(FaultKind.CRASHED, "the process was killed by SIGKILL")
         if code < 0:
             name = _signal_name(-code)
             return RunnerFault(
@@ -454,22 +496,34 @@ class Child:
 class RunnerProcess:
     """A runner: asks it one thing at a time, and takes nothing for an answer but the answer."""
 
-    def __init__(self, child: Child, layers: list[SandboxLayer]) -> None:
+    def __init__(self, child: Child, layers: list[SandboxLayer], preparation: Preparation) -> None:
         self.child = child
         self.layers = layers
+        self.preparation = preparation
         self.build: Callable[[Build], tuple[BaseModel, float]] | None = None
         """Makes what the runner asks to have built, at any time; nothing may be, while unset. With
         the answer come the seconds that are not to be charged to the runner."""
 
     @classmethod
-    def start(cls, zygote: ZygoteProcess) -> RunnerProcess:
+    def start(
+        cls,
+        zygote: ZygoteProcess,
+        preparation: Preparation,
+        disturbing: Callable[[], AbstractContextManager[None]],
+    ) -> RunnerProcess:
         """Forks a runner and waits until it stands ready.
 
-        Raises `ZygoteLost`, or `RunnerFault` where the trusted start itself fails.
+        What disturbs measurements, it does inside of `disturbing`, step by step. Raises
+        `ZygoteLost`, or `RunnerFault` where the trusted start itself fails.
         """
-        child = zygote.fork("runner", FromRunner)
+        child = zygote.fork("runner", FromRunner, preparation)
         try:
-            message = child.receive(time.monotonic() + _START_SECONDS)
+            deadline = time.monotonic() + _START_SECONDS
+            message = child.receive(deadline)
+            while isinstance(message, Waiting):
+                with disturbing():
+                    child.send(Proceed(request=child.next_request()), deadline=deadline)
+                    message = child.receive(deadline)
         except BaseException as error:
             if isinstance(error, RunnerFault):
                 error.traceback = child.printed
@@ -478,7 +532,7 @@ class RunnerProcess:
         if not isinstance(message, Ready):
             child.close()
             raise RunnerFault(FaultKind.PROTOCOL_ERROR, "the runner did not start")
-        return cls(child, message.layers)
+        return cls(child, message.layers, preparation)
 
     def ask(
         self,
@@ -535,6 +589,22 @@ class RunnerProcess:
         """Ends it."""
         self.build = None
         self.child.close()
+
+
+def _end_orphans() -> None:
+    """Kills what a zygote that was killed left to this process, to the last descendant: runners
+    and builders die with it, and what they started does not."""
+    while strays := [pid for pid in orphans.children() if _is_of_another_session(pid)]:
+        for pid in strays:
+            orphans.kill(pid)
+            os.waitpid(pid, 0)
+
+
+def _is_of_another_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) != os.getsid(0)
+    except ProcessLookupError:
+        return False  # a compiler of the judge's own, which has ended meanwhile
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,10 @@ from kerneljudge.runtime.messages import SandboxLayer
 from kerneljudge.schema import Closed, CompareRequest, Environment, EvaluateRequest, JobReport
 
 __all__ = [
+    "BuildEnded",
+    "BuildGranted",
+    "BuildWanted",
+    "Cancel",
     "Done",
     "FromJudge",
     "Judge",
@@ -24,6 +28,7 @@ __all__ = [
 class JudgeConfiguration(Closed):
     """How a judge is set up; the first message it gets."""
 
+    type: Literal["configuration"] = "configuration"
     device: Literal["cuda", "cpu"]
     """What it judges on: of several GPUs it sees one, as number 0."""
     name: str
@@ -32,6 +37,8 @@ class JudgeConfiguration(Closed):
     """Folder of the build cache."""
     standby: int
     """Runners kept ready."""
+    jobs: int
+    """Jobs that it works on at once."""
     host_memory_bytes: int
     """Host memory that one runner or builder may use."""
     architecture: str | None = None
@@ -41,8 +48,23 @@ class JudgeConfiguration(Closed):
 class Judge(Closed):
     """One job."""
 
+    type: Literal["judge"] = "judge"
     job_id: str
     request: EvaluateRequest | CompareRequest
+
+
+class Cancel(Closed):
+    """A job is wanted no more: the judge lets go of it and answers with `Done`."""
+
+    type: Literal["cancel"] = "cancel"
+    job_id: str
+
+
+class BuildGranted(Closed):
+    """The judge may begin the build that it wanted."""
+
+    type: Literal["build_granted"] = "build_granted"
+    number: int
 
 
 class Started(Closed):
@@ -53,6 +75,8 @@ class Started(Closed):
     layers: list[SandboxLayer]
     transport: str
     transport_reason: str | None
+    memory_bytes: int
+    """Memory of the device; of the host, for a CPU."""
 
 
 class Progress(Closed):
@@ -64,14 +88,38 @@ class Progress(Closed):
 
 
 class Done(Closed):
-    """The verdict."""
+    """The verdict, or the end of a job that was cancelled."""
 
     type: Literal["done"] = "done"
     job_id: str
-    report: JobReport
+    report: JobReport | None
+    """Null where the job was cancelled before there was a verdict."""
 
 
-ToJudge: TypeAdapter[Judge | JudgeConfiguration] = TypeAdapter(Judge | JudgeConfiguration)
-FromJudge: TypeAdapter[Started | Progress | Done] = TypeAdapter(
-    Annotated[Started | Progress | Done, Field(discriminator="type")]
+class BuildWanted(Closed):
+    """The judge has something to build."""
+
+    type: Literal["build_wanted"] = "build_wanted"
+    number: int
+    """Its own, of this one build."""
+
+
+class BuildEnded(Closed):
+    """The build is over, or wanted no more."""
+
+    type: Literal["build_ended"] = "build_ended"
+    number: int
+
+
+ToJudge: TypeAdapter[JudgeConfiguration | Judge | Cancel | BuildGranted] = TypeAdapter(
+    Annotated[
+        JudgeConfiguration | Judge | Cancel | BuildGranted,
+        Field(discriminator="type"),
+    ]
+)
+FromJudge: TypeAdapter[Started | Progress | Done | BuildWanted | BuildEnded] = TypeAdapter(
+    Annotated[
+        Started | Progress | Done | BuildWanted | BuildEnded,
+        Field(discriminator="type"),
+    ]
 )

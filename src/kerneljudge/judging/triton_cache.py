@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from kerneljudge.building import mark_used
 from kerneljudge.schema import KernelCode
 
 __all__ = ["TritonCache"]
@@ -43,6 +44,7 @@ class TritonCache:
         kept = self._root / self._key(kernel)
         if not kept.is_dir():
             return False
+        mark_used(kept)
         owner = folder.parent.stat()
         shutil.copytree(kept, folder)
         for path in (folder, *folder.rglob("*")):

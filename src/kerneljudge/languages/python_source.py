@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from collections import deque
 from collections.abc import Iterator
 from functools import cached_property
@@ -30,6 +31,9 @@ _TENSOR_FACTORIES = frozenset(
     {"empty", "normal", "ones", "rand", "randint", "randn", "randperm", "zeros"}
 )
 _TENSOR_LIBRARIES = frozenset({"torch", "cupy", "numpy"})
+# CPython before 3.13 counts the depth of a tree in one place for all threads, and raises
+# SystemError where two build trees at once (github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
 
 
 class PythonSource:
@@ -51,7 +55,8 @@ class PythonSource:
         wrong, with line and caret, and that is a compile error.
         """
         try:
-            return cls(text, ast.parse(text))
+            with _PARSING:
+                return cls(text, ast.parse(text))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             # The last two are how CPython answers nesting that is too deep for its parser.
             return None

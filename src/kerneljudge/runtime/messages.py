@@ -36,6 +36,8 @@ __all__ = [
     "Made",
     "MakeInputs",
     "Placement",
+    "Preparation",
+    "Proceed",
     "Profile",
     "Profiled",
     "Ran",
@@ -47,11 +49,19 @@ __all__ = [
     "ToBuilder",
     "ToRunner",
     "ToZygote",
+    "Waiting",
     "ZygoteReady",
 ]
 
 _Text = Annotated[str, Field(max_length=200_000)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+Preparation = Literal["launches", "operators", "streams"]
+"""What a runner is prepared for before it is given a kernel, each for all that the last is for.
+
+`launches`: kernels that the runner itself launches, one after another, on one stream.
+`operators`: Python that calls torch's operators on one stream; cuBLAS is opened ahead.
+`streams`: Python that may use several streams; its context has CUDA's usual hardware queues."""
 
 
 class _Request(Closed):
@@ -186,8 +196,14 @@ class Built(_Request):
     result: BuildResult
 
 
+class Proceed(_Request):
+    """Answers `Waiting`: nothing is measured until the next message."""
+
+    type: Literal["proceed"] = "proceed"
+
+
 ToRunner = Annotated[
-    Load | MakeInputs | Attach | Run | Collect | Profile | Built,
+    Proceed | Load | MakeInputs | Attach | Run | Collect | Profile | Built,
     Field(discriminator="type"),
 ]
 FromJudge: TypeAdapter[ToRunner] = TypeAdapter(ToRunner)
@@ -203,6 +219,12 @@ class SandboxLayer(Closed):
     active: bool
     reason: Annotated[str, Field(max_length=1000)] | None = None
     """Why not."""
+
+
+class Waiting(Closed):
+    """Sent by the trusted start of a runner before each step that would disturb a measurement."""
+
+    type: Literal["waiting"] = "waiting"
 
 
 class Ready(Closed):
@@ -294,10 +316,10 @@ class Build(_Request):
 
 
 FromRunner: TypeAdapter[
-    Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build
+    Waiting | Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build
 ] = TypeAdapter(
     Annotated[
-        Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build,
+        Waiting | Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build,
         Field(discriminator="type"),
     ]
 )
@@ -323,6 +345,8 @@ class Fork(_Request):
     """The user it becomes, where the service is root."""
     device: Literal["cuda", "cpu"]
     """What a runner runs on."""
+    preparation: Preparation = "operators"
+    """What a runner is prepared for."""
     max_data_bytes: int | None = None
     """Private host memory that it may have."""
     include_cache: str

@@ -50,10 +50,11 @@ from kerneljudge.runtime.messages import (
     Ready,
     Run,
     ToRunner,
+    Waiting,
 )
 from kerneljudge.runtime.sandbox import Policy, confine, detach_network
 from kerneljudge.runtime.values import TensorMeta, Value, ValueUnsupported, restore, strip
-from kerneljudge.runtime.warmup import warm
+from kerneljudge.runtime.warmup import open_driver, steps
 from kerneljudge.schema import Phase
 from kerneljudge.timing.clocks import measure
 
@@ -92,7 +93,8 @@ def main(fork: Fork) -> None:
     )
     network = detach_network()
     device = torch.device("cuda", 0) if fork.device == "cuda" else torch.device("cpu")
-    warm(device, Path(fork.triton_seed))
+    if device.type == "cuda":
+        _prepare(channel, device, fork)
     layers = confine(
         Policy(
             scratch=scratch,
@@ -103,6 +105,15 @@ def main(fork: Fork) -> None:
     )
     channel.send(Ready(layers=layers))
     Runner(channel, device, scratch, LANGUAGES).serve()
+
+
+def _prepare(channel: Channel[ToRunner], device: torch.device, fork: Fork) -> None:
+    """Opens the device, and waits before each step until nothing is being measured."""
+    open_driver(fork.preparation)
+    for step in steps(device, fork.preparation, Path(fork.triton_seed)):
+        channel.send(Waiting())
+        channel.receive()
+        step()
 
 
 class Runner:

@@ -19,10 +19,10 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from kerneljudge import building
+from kerneljudge.runtime import orphans
 from kerneljudge.runtime.channel import CHANNEL_DESCRIPTOR, Channel, ChannelClosed
 from kerneljudge.runtime.messages import Exited, Fork, Forked, ToZygote, ZygoteReady
 
@@ -35,6 +35,7 @@ _WARM = (
     "triton",
     "triton.language",
     "triton.compiler",
+    "triton.experimental.gluon",
     "tree_sitter_cuda",
     "cuda.bindings.driver",
     "cuda.bindings.nvrtc",
@@ -43,8 +44,6 @@ _WARM = (
     "kerneljudge.runtime.builder",
 )
 """Imported once, so that no job waits for them. None of them starts a thread or opens a device."""
-
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 def _warm() -> None:
@@ -101,7 +100,7 @@ class Zygote:
             return
         finally:
             for pid in self._children:
-                _kill(pid)
+                orphans.kill(pid)
             for pid in self._children:
                 os.waitpid(pid, 0)
             self._children.clear()
@@ -161,42 +160,16 @@ class Zygote:
     def _kill_strays(self) -> None:
         """Kills what was left to this process by the death of its parent, to the last descendant:
         each death may leave more."""
-        while strays := [pid for pid in _children() if pid not in self._children]:
+        while strays := [pid for pid in orphans.children() if pid not in self._children]:
             for pid in strays:
-                _kill(pid)
+                orphans.kill(pid)
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(pid, 0)
 
 
-def _children() -> list[int]:
-    """The living and dead children of this process, from /proc."""
-    me = os.getpid()
-    children = []
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = Path(entry.path, "stat").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        # The name, in parentheses, may hold anything; the parent's number is two fields after it.
-        if int(stat.rpartition(b")")[2].split()[1]) == me:
-            children.append(int(entry.name))
-    return children
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
 def main() -> None:
     """Entry of `python -m kerneljudge.runtime.zygote DESCRIPTOR`."""
-    import ctypes
-
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    orphans.adopt()
     sock = socket.socket(fileno=int(sys.argv[1]))
     channel = Channel(sock, ToZygote, takes_descriptors=True)
     # The driver's library starts a thread when torch counts GPUs. It waits, and holds no lock that

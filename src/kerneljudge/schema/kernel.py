@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from kerneljudge.contract import IOContract, require_launch
 from kerneljudge.schema.base import Closed, Open
@@ -16,6 +16,7 @@ __all__ = [
     "KernelOptions",
     "KernelType",
     "MultiKernelOptions",
+    "SourceCode",
     "TorchCudaOptions",
     "TorchOptions",
     "TritonOptions",
@@ -102,10 +103,21 @@ _REQUIRES_CONTRACT = {
 }
 
 
+def _encodable(source: str) -> str:
+    # JSON can carry both; no file that a compiler reads can.
+    if "\0" in source or any("\ud800" <= character <= "\udfff" for character in source):
+        raise ValueError("source_code must be Unicode text without NUL or lone surrogates")
+    return source
+
+
+SourceCode = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
+"""The source of a kernel."""
+
+
 class KernelCode(Closed):
     """One kernel: its source, what kind of source that is, and what it takes and returns."""
 
-    source_code: str = Field(min_length=1)
+    source_code: SourceCode
     """The whole source, self-contained."""
     kernel_type: KernelType
     """How to read the source."""
@@ -114,14 +126,6 @@ class KernelCode(Closed):
     `multi_kernel`, optional for the others, which may define `get_inputs()` instead."""
     metadata: dict[str, Any] | None = None
     """Options of the kernel type, and any keys of the user's own, which come back untouched."""
-
-    @field_validator("source_code")
-    @classmethod
-    def _encodable(cls, source: str) -> str:
-        # JSON can carry both; no file that a compiler reads can.
-        if "\0" in source or any("\ud800" <= character <= "\udfff" for character in source):
-            raise ValueError("source_code must be Unicode text without NUL or lone surrogates")
-        return source
 
     @model_validator(mode="after")
     def _complete(self) -> KernelCode:

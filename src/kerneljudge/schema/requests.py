@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kerneljudge.schema.base import Closed
-from kerneljudge.schema.kernel import KernelCode, KernelType
+from kerneljudge.schema.kernel import KernelCode, KernelType, SourceCode
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -54,18 +54,20 @@ class CompareRequest(_Measured):
     custom_kernel: KernelCode
     """The candidate."""
     atol: _Tolerance | None = None
-    """Absolute tolerance; 1e-2 if unset. Where either tolerance is set, both hold for integer
-    outputs too, which are compared exactly otherwise."""
+    """Absolute tolerance; 1e-2 if unset."""
     rtol: _Tolerance | None = None
     """Relative tolerance; 1e-2 if unset."""
+    exact_integers: bool | None = None
+    """Whether integer outputs must be equal, whatever the tolerances; if unset, they must unless a
+    tolerance is set."""
 
 
 class LegacyCompareRequest(Closed):
     """The older body of /compare: a `torch` reference against a `torch_cuda` candidate."""
 
-    ref_code: str = Field(min_length=1)
+    ref_code: SourceCode
     """Source of the reference, `class Model`."""
-    custom_code: str = Field(min_length=1)
+    custom_code: SourceCode
     """Source of the candidate, `class ModelNew`."""
     num_trials: _Trials = 100
     """Timed runs of each kernel."""

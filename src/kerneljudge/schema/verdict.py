@@ -157,6 +157,10 @@ class BuildReport(Closed):
     """Why this way."""
     cached: bool = False
     """Whether every artefact came from the cache."""
+    hits: int = 0
+    """Builds that came from the cache."""
+    misses: int = 0
+    """Builds that did not, failed ones among them."""
     seconds: float = 0.0
     """Time spent waiting for builds."""
     architecture: str | None = None
@@ -229,6 +233,8 @@ class SideReport(Closed):
     """How it failed, if it did."""
     runtime: RuntimeStats | None = None
     """Its times, if it was profiled."""
+    samples_ms: list[float] = Field(default_factory=list)
+    """Every timed run in milliseconds, in order, rounded to 6 decimals: `num_trials` of them."""
     clock: ClockReport | None = None
     """What timed it."""
     notes: list[str] = Field(default_factory=list)

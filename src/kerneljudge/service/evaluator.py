@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from kerneljudge.schema import Environment, JobReport, JobRequest
 
-__all__ = ["DeviceState", "Evaluator", "EvaluatorUnavailable"]
+__all__ = ["DeviceHealth", "DeviceState", "Evaluator", "EvaluatorUnavailable"]
 
 
 class EvaluatorUnavailable(Exception):
-    """No device can take the job: the service's fault, never the kernel's."""
+    """The device did not judge the job: the service's fault, never the kernel's. Another, or the
+    same a little later, may."""
+
+
+class DeviceHealth(StrEnum):
+    """Whether a device takes jobs."""
+
+    STARTING = "starting"
+    """Its judge is being started."""
+    READY = "ready"
+    """It takes jobs."""
+    QUARANTINED = "quarantined"
+    """It failed again and again; it takes none until it has passed a self-test."""
+    STOPPED = "stopped"
+    """It takes none any more."""
 
 
 @dataclass
@@ -29,6 +44,14 @@ class DeviceState:
     """What the judge reported of it, once it is ready."""
     jobs: int = 0
     """Jobs on it now."""
+    capacity: int = 8
+    """Jobs that may be on it at once: one measured, the others read, built and loaded."""
+    memory_bytes: int | None = None
+    """Memory of the device (of the host, for a CPU), once it is known."""
+    health: DeviceHealth = DeviceHealth.READY
+    """Whether it takes jobs, and why not."""
+    reason: str | None = None
+    """What made it unready, in words."""
 
 
 class Evaluator(Protocol):
@@ -38,9 +61,18 @@ class Evaluator(Protocol):
         """Every configured device."""
 
     async def judge(
-        self, job_id: str, request: JobRequest, progress: Callable[[JobReport], None]
-    ) -> tuple[JobReport, int]:
-        """Judges one job: its report and the index of the device.
+        self,
+        job_id: str,
+        request: JobRequest,
+        progress: Callable[[JobReport], None],
+        device: int,
+    ) -> JobReport:
+        """Judges one job on a device, by its index.
 
-        `progress` is called with each partial report. Raises `EvaluatorUnavailable`.
+        `progress` is called with each partial report. Raises `EvaluatorUnavailable` where the
+        device does not judge it, or its judge died during it. A cancelled call returns when the
+        judge has let go of the job: its processes are gone, and the device is free.
         """
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Has `call` called, on the event loop, whenever a device becomes ready or unready."""

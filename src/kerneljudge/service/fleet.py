@@ -5,88 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import Any
 
+from kerneljudge.judging import host
+from kerneljudge.judging.caches import evict_caches
 from kerneljudge.judging.protocol import (
+    BuildEnded,
+    BuildGranted,
+    BuildWanted,
+    Cancel,
     Done,
-    FromJudge,
     Judge,
     JudgeConfiguration,
     Progress,
     Started,
 )
-from kerneljudge.runtime.channel import Channel, ChannelBroken, ChannelClosed
-from kerneljudge.schema import JobReport, JobRequest
-from kerneljudge.service.evaluator import DeviceState, EvaluatorUnavailable
+from kerneljudge.schema import JobReport, JobRequest, Verdict
+from kerneljudge.service.builders import BuilderPool
+from kerneljudge.service.evaluator import DeviceHealth, DeviceState, EvaluatorUnavailable
+from kerneljudge.service.gpus import Device, choose
+from kerneljudge.service.judge_process import JudgeProcess, Received
+from kerneljudge.service.self_test import SELF_TEST, SELF_TEST_WITH_TRITON
 from kerneljudge.service.settings import Settings
 
-__all__ = ["Fleet", "visible_gpus"]
+__all__ = ["Fleet"]
 
 _LOG = logging.getLogger(__name__)
 
-_RESTART_SECONDS = 1.0
-_ZYGOTE_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
+"""Seconds before a judge that ended is replaced, doubled after each failure in a row."""
+_LONGEST_QUARANTINE = 600.0
+_CANCEL_SECONDS = 30.0
+"""How long a judge may take to let go of a job, before it is killed."""
+_SELF_TEST_SECONDS = 300.0
 _HOST_MEMORY_SHARE = 0.5
-
-
-def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES would hold for each GPU that this process may use, one a GPU.
-
-    Asked of nvidia-smi, so that the server opens no device; empty where there is no GPU.
-    """
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    uuids = [line.strip() for line in done.stdout.splitlines() if line.strip().startswith("GPU-")]
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return uuids
-    named = [name.strip() for name in chosen.split(",") if name.strip()]
-    visible = []
-    for name in named:
-        if name.isdigit() and int(name) < len(uuids):
-            visible.append(uuids[int(name)])
-        elif name.startswith(("GPU-", "MIG-")):
-            visible.append(name)
-        else:
-            # As in CUDA: an entry that names no device hides every one after it.
-            break
-    return visible
-
-
-@dataclass
-class _Member:
-    """One device's judge."""
-
-    index: int
-    name: str
-    kind: Literal["cuda", "cpu"]
-    gpu: str | None
-    process: subprocess.Popen[bytes] | None = None
-    channel: Channel[Started | Progress | Done] | None = None
-    sending: threading.Lock = field(default_factory=threading.Lock)
-    started: Started | None = None
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    jobs: dict[str, _Pending] = field(default_factory=dict)
-    supervisor: asyncio.Task[None] | None = None
 
 
 @dataclass
@@ -94,7 +49,39 @@ class _Pending:
     """A job that a judge has."""
 
     progress: Callable[[JobReport], None]
-    done: asyncio.Future[JobReport]
+    done: asyncio.Future[JobReport | None]
+
+    def fail(self, error: Exception) -> None:
+        """Ends it without a report."""
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+@dataclass
+class _Member:
+    """One device, and its judge."""
+
+    index: int
+    device: Device
+    health: DeviceHealth = DeviceHealth.STARTING
+    reason: str | None = None
+    """Why it takes no jobs."""
+    judge: JudgeProcess | None = None
+    started: Started | None = None
+    """What its judge last said of it."""
+    jobs: dict[str, _Pending] = field(default_factory=dict)
+    failures: int = 0
+    """In a row: judges that ended and reports of internal errors, since the last other report."""
+    quarantine: float = 0.0
+    """Seconds of it, the next time."""
+    tried: asyncio.Event = field(default_factory=asyncio.Event)
+    """Whether it has become ready or failed for the first time."""
+    supervisor: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The device's, such as `cuda:0`."""
+        return self.device.name
 
 
 class Fleet:
@@ -103,41 +90,40 @@ class Fleet:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._members = [
-            _Member(index, name, kind, gpu)
-            for index, (name, kind, gpu) in enumerate(_choose(settings.devices))
+            _Member(index, device) for index, device in enumerate(choose(settings.devices))
         ]
-        self._stopping = False
+        self._builders = BuilderPool(settings.builders or host.cpus())
+        self._listeners: list[Callable[[], None]] = []
+        self._stopping = asyncio.Event()
+        self._evicting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when every judge takes jobs.
+        """Returns when every judge takes jobs, or has failed to; the latter are quarantined.
 
-        Raises `EvaluatorUnavailable` if one of them cannot be started.
+        Raises `EvaluatorUnavailable` if none takes any.
         """
         self._settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        self._evicting = asyncio.create_task(self._evict())
         for member in self._members:
             member.supervisor = asyncio.create_task(self._supervise(member))
         for member in self._members:
-            waiting = asyncio.create_task(member.ready.wait())
-            supervisor = member.supervisor
-            assert supervisor is not None
-            await asyncio.wait({waiting, supervisor}, return_when=asyncio.FIRST_COMPLETED)
-            if supervisor.done():
-                waiting.cancel()
-                await self.stop()
-                raise EvaluatorUnavailable(
-                    f"the judge of {member.name} did not start; its own message is above"
-                )
+            await member.tried.wait()
+        if not any(member.health is DeviceHealth.READY for member in self._members):
+            reasons = "; ".join(f"{member.name}: {member.reason}" for member in self._members)
+            await self.stop()
+            raise EvaluatorUnavailable(
+                f"no device could be started ({reasons}); what the judges said is above"
+            )
 
     async def stop(self) -> None:
         """Ends every judge, and with it its zygote and runners."""
-        self._stopping = True
+        self._stopping.set()
         for member in self._members:
-            if member.channel is not None:
-                member.channel.shutdown()
-        for member in self._members:
-            if member.supervisor is not None:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await member.supervisor
+            if member.judge is not None:
+                member.judge.stop()
+        await asyncio.gather(*(member.supervisor for member in self._members if member.supervisor))
+        if self._evicting is not None:
+            await self._evicting
 
     def devices(self) -> list[DeviceState]:
         """Every configured device."""
@@ -145,176 +131,295 @@ class Fleet:
             DeviceState(
                 index=member.index,
                 name=member.name,
-                ready=member.ready.is_set(),
+                ready=member.health is DeviceHealth.READY,
                 environment=member.started.environment if member.started else None,
                 jobs=len(member.jobs),
+                capacity=self._settings.jobs_per_device,
+                memory_bytes=member.started.memory_bytes if member.started else None,
+                health=member.health,
+                reason=member.reason,
             )
             for member in self._members
         ]
 
+    def builders(self) -> dict[str, int]:
+        """How many builds may run at once (`size`), how many do (`busy`), how many `waiting`."""
+        pool = self._builders
+        return {"size": pool.size, "busy": pool.busy, "waiting": pool.waiting}
+
     def sandbox(self) -> dict[str, list[dict[str, object]]]:
-        """For each ready device, the layers of confinement that its runners have."""
+        """For each device that has been ready, the layers of confinement that its runners have."""
         return {
             member.name: [layer.model_dump() for layer in member.started.layers]
             for member in self._members
             if member.started is not None
         }
 
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Has `call` called, on the event loop, whenever a device becomes ready or unready."""
+        self._listeners.append(call)
+
     async def judge(
-        self, job_id: str, request: JobRequest, progress: Callable[[JobReport], None]
-    ) -> tuple[JobReport, int]:
-        """Judges a job on the device with the fewest. Raises `EvaluatorUnavailable`."""
-        ready = [member for member in self._members if member.ready.is_set()]
-        if not ready:
-            raise EvaluatorUnavailable("no device is ready; try again in a few seconds")
-        member = min(ready, key=lambda candidate: len(candidate.jobs))
-        channel = member.channel
-        assert channel is not None
-        pending = _Pending(progress, asyncio.get_running_loop().create_future())
-        member.jobs[job_id] = pending
+        self,
+        job_id: str,
+        request: JobRequest,
+        progress: Callable[[JobReport], None],
+        device: int,
+    ) -> JobReport:
+        """Judges one job on a device, by its index.
+
+        Raises `EvaluatorUnavailable` where the device takes no jobs, or its judge ended during
+        this one. A cancelled call returns when the judge has let go of the job.
+        """
+        member = self._members[device]
+        if member.health is not DeviceHealth.READY or member.judge is None:
+            raise EvaluatorUnavailable(f"{member.name} takes no jobs now: {member.reason}")
+        judge = member.judge
         try:
-            message = Judge(job_id=job_id, request=request)
-            await asyncio.to_thread(_send, member, channel, message)
-            return await pending.done, member.index
-        except ChannelClosed as error:
-            raise EvaluatorUnavailable(f"the judge of {member.name} ended") from error
+            return await self._judge(member, judge, job_id, request, progress)
         finally:
-            member.jobs.pop(job_id, None)
+            self._end_if_unwanted(member, judge)
+
+    async def _judge(
+        self,
+        member: _Member,
+        judge: JudgeProcess,
+        job_id: str,
+        request: JobRequest,
+        progress: Callable[[JobReport], None],
+    ) -> JobReport:
+        done: asyncio.Future[JobReport | None] = asyncio.get_running_loop().create_future()
+        pending = member.jobs[job_id] = _Pending(progress, done)
+        judge.send(Judge(job_id=job_id, request=request), pending.fail)
+        try:
+            await asyncio.wait({done})
+        except asyncio.CancelledError:
+            pending.progress = lambda _: None
+            withdrawing = asyncio.create_task(self._withdraw(member, judge, job_id, done))
+            while not withdrawing.done():
+                # Cancelled again or not: it ends in its own time, which is bounded.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait({withdrawing})
+            raise
+        finally:
+            del member.jobs[job_id]
+        report = done.result()
+        if report is None:
+            raise EvaluatorUnavailable(f"the judge of {member.name} gave the job up")
+        return report
+
+    async def _withdraw(
+        self,
+        member: _Member,
+        judge: JudgeProcess,
+        job_id: str,
+        done: asyncio.Future[JobReport | None],
+    ) -> None:
+        """Has the judge let go of a job, or ends the judge."""
+        judge.send(Cancel(job_id=job_id))
+        await asyncio.wait({done}, timeout=_CANCEL_SECONDS)
+        if not done.done():
+            _LOG.error(
+                "the judge of %s has not let go of job %s after %g s and is killed",
+                member.name,
+                job_id,
+                _CANCEL_SECONDS,
+            )
+            judge.kill()
+            await asyncio.wait({done})
+        done.exception()  # whatever it is: nobody waits for it any more
+
+    async def _evict(self) -> None:
+        """Bounds what the caches of this machine's judges take on disk."""
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._settings.cleanup_interval)
+                return
+            try:
+                evicted = await asyncio.to_thread(
+                    evict_caches, self._settings.cache_dir, self._settings.cache_max_bytes
+                )
+            except OSError:
+                _LOG.exception("the caches in %s cannot be bounded", self._settings.cache_dir)
+                continue
+            if evicted is not None and evicted.entries:
+                _LOG.info(
+                    "%d builds and kernels, unused for longest, made room: %d MiB",
+                    evicted.entries,
+                    evicted.freed_bytes >> 20,
+                )
 
     async def _supervise(self, member: _Member) -> None:
-        """Runs the member's judge, and another whenever one ends; not one that never started."""
-        while True:
+        """Runs the member's judge, and another whenever one ends."""
+        while not self._stopping.is_set():
             try:
-                await self._run(member)
-            except OSError:
-                # The system has no process or no memory to give now; it may have, later.
-                _LOG.exception("the judge of %s could not be started", member.name)
-            if self._stopping or member.started is None:
-                return
-            _LOG.error("the judge of %s ended; starting another", member.name)
-            await asyncio.sleep(_RESTART_SECONDS)
-            if self._stopping:
-                return
+                failure = await self._run(member)
+            except Exception as error:
+                _LOG.exception("the judge of %s could not be supervised", member.name)
+                failure = f"its judge could not be supervised: {error}"
+            if self._stopping.is_set():
+                break
+            if failure is not None:
+                self._note_failure(member, failure)
+            member.tried.set()
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (member.failures - 1))
+            if member.health is DeviceHealth.QUARANTINED:
+                pause = member.quarantine
+                member.quarantine = min(_LONGEST_QUARANTINE, 2 * pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+        self._become(member, DeviceHealth.STOPPED, "the server is stopping")
+        member.tried.set()
 
-    async def _run(self, member: _Member) -> None:
-        loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        environment = dict(os.environ)
-        # The judge's own, so that nothing of it stays when it ends, however it ends. Sandboxed
-        # users pass through it to their own folders in it.
-        folder = tempfile.mkdtemp(prefix="kerneljudge-")
-        os.chmod(folder, 0o711)
-        environment["TMPDIR"] = folder
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        environment["CUDA_VISIBLE_DEVICES"] = member.gpu or ""
-        with theirs:
-            member.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "kerneljudge.judging", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                # Standard output is the server's own, for what scripts read of it.
-                stdout=sys.stderr.fileno(),
-                env=environment,
-                start_new_session=True,
-            )
-        channel: Channel[Started | Progress | Done] = Channel(
-            ours, FromJudge, takes_descriptors=False
-        )
-        member.channel = channel
-        ended = loop.create_future()
-
-        def readable() -> None:
-            try:
-                while (message := channel.next()) is not None:
-                    self._take(member, message)
-            except (ChannelClosed, ChannelBroken) as error:
-                loop.remove_reader(channel.fileno())
-                ended.set_result(error)
-
+    async def _run(self, member: _Member) -> str | None:
+        """Runs one judge to its end. Returns how it failed; None where its end was wanted."""
         try:
-            _send(member, channel, self._configuration(member))
-            loop.add_reader(channel.fileno(), readable)
-            await ended
-        except ChannelClosed:
-            _LOG.error("the judge of %s ended before it was configured", member.name)
+            judge = JudgeProcess(member.device.gpu, partial(self._take, member))
+        except OSError as error:
+            # The system has no process or no memory to give now; it may have, later.
+            return f"its judge could not be started: {error}"
+        member.judge = judge
+        failure = None
+        try:
+            failure = await self._follow(member, judge)
         finally:
-            member.ready.clear()
-            channel.shutdown()
-            await asyncio.to_thread(_end, member.process)
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            channel.close()
+            if member.health is DeviceHealth.READY:
+                self._become(member, DeviceHealth.STARTING, "its judge ended")
+            how = await judge.close()
+            member.judge = None
+            self._builders.drop(judge)
             for pending in member.jobs.values():
-                if not pending.done.done():
-                    pending.done.set_exception(
-                        EvaluatorUnavailable(f"the judge of {member.name} ended during the job")
-                    )
+                pending.fail(EvaluatorUnavailable(f"the judge of {member.name} {how}"))
+        if failure is None and not judge.stopped:
+            failure = f"its judge {how}"
+        return failure
 
-    def _take(self, member: _Member, message: Started | Progress | Done) -> None:
-        if isinstance(message, Started):
-            member.started = message
-            member.ready.set()
+    async def _follow(self, member: _Member, judge: JudgeProcess) -> str | None:
+        """Returns when a judge has ended; or, with the reason, when it is to be ended."""
+        judge.send(self._configuration(member))
+        seconds = self._settings.start_timeout
+        events: set[asyncio.Future[Any]] = {judge.started, judge.ended}
+        await asyncio.wait(events, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if judge.started.done():
+            member.started = judge.started.result()
+            if member.health is DeviceHealth.QUARANTINED:
+                failure = await self._self_test(member, judge, member.started)
+                if failure is not None:
+                    return failure
+                member.failures = 0
+                _LOG.info("%s has passed its self-test", member.name)
+            self._become(member, DeviceHealth.READY, None)
+            member.tried.set()
+            _LOG.info("%s takes jobs; its judge is process %d", member.name, judge.pid)
+            await judge.ended
+        elif not judge.ended.done():
+            judge.kill()
+            return f"its judge took no jobs within {seconds:g} s and was killed"
+        return None
+
+    async def _self_test(
+        self, member: _Member, judge: JudgeProcess, started: Started
+    ) -> str | None:
+        """Has a judge judge what must be accepted; what is wrong if it is not."""
+        triton = member.device.kind == "cuda" and started.environment.triton is not None
+        request = SELF_TEST_WITH_TRITON if triton else SELF_TEST
+        testing = asyncio.create_task(
+            self._judge(member, judge, f"self-test-{member.name}", request, lambda _: None)
+        )
+        events: set[asyncio.Future[Any]] = {testing, judge.ended}
+        await asyncio.wait(events, timeout=_SELF_TEST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not testing.done():
+            # It ends with its judge, and nobody waits for it any more.
+            testing.add_done_callback(lambda task: task.exception())
+            if judge.ended.done():
+                return "its judge ended during its self-test"
+            return f"its self-test did not end within {_SELF_TEST_SECONDS:g} s"
+        report = testing.result()
+        if report.verdict is not Verdict.ACCEPTED:
+            return f"its self-test ended with {report.verdict}: {_what_failed(report)}"
+        return None
+
+    def _take(self, member: _Member, message: Received) -> None:
+        judge = member.judge
+        assert judge is not None
+        match message:
+            case BuildWanted(number=number):
+                grant = partial(judge.send, BuildGranted(number=number))
+                self._builders.want(judge, number, grant)
+            case BuildEnded(number=number):
+                self._builders.end(judge, number)
+            case Progress(job_id=job_id, report=partial_report):
+                if job_id in member.jobs:
+                    member.jobs[job_id].progress(partial_report)
+            case Done(job_id=job_id, report=report):
+                pending = member.jobs.get(job_id)
+                if pending is not None and not pending.done.done():
+                    pending.done.set_result(report)
+                if report is not None:
+                    self._note_report(member, report)
+
+    def _note_report(self, member: _Member, report: JobReport) -> None:
+        if report.verdict is not Verdict.INTERNAL_ERROR:
+            member.failures = 0
             return
-        pending = member.jobs.get(message.job_id)
-        if pending is None or pending.done.done():
-            return
-        if isinstance(message, Progress):
-            pending.progress(message.report)
+        member.failures += 1
+        _LOG.error("the judge of %s failed: %s", member.name, report.error)
+        if (
+            member.health is DeviceHealth.READY
+            and member.failures >= self._settings.quarantine_failures
+        ):
+            self._quarantine(member, f"its judge failed: {_what_failed(report)}")
+
+    def _note_failure(self, member: _Member, failure: str) -> None:
+        member.failures += 1
+        if member.health is DeviceHealth.QUARANTINED:
+            _LOG.error("%s stays quarantined for %g s: %s", member.name, member.quarantine, failure)
+            self._become(member, DeviceHealth.QUARANTINED, failure)
+        elif member.failures >= self._settings.quarantine_failures or not member.tried.is_set():
+            self._quarantine(member, failure)
         else:
-            pending.done.set_result(message.report)
+            _LOG.error("%s: %s; another is started", member.name, failure)
+            self._become(member, DeviceHealth.STARTING, failure)
+
+    def _quarantine(self, member: _Member, failure: str) -> None:
+        """Lets it have no jobs until it has passed a self-test."""
+        member.quarantine = self._settings.quarantine_seconds
+        _LOG.error(
+            "%s is quarantined for %g s after %d failure(s) in a row: %s",
+            member.name,
+            member.quarantine,
+            member.failures,
+            failure,
+        )
+        self._become(member, DeviceHealth.QUARANTINED, failure)
+
+    def _end_if_unwanted(self, member: _Member, judge: JudgeProcess) -> None:
+        """Ends the judge of a quarantined device with its last job."""
+        if member.health is DeviceHealth.QUARANTINED and not member.jobs:
+            judge.stop()
+
+    def _become(self, member: _Member, health: DeviceHealth, reason: str | None) -> None:
+        changed = health is not member.health
+        member.health, member.reason = health, reason
+        if changed:
+            for call in self._listeners:
+                call()
 
     def _configuration(self, member: _Member) -> JudgeConfiguration:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return JudgeConfiguration(
-            device=member.kind,
+            device=member.device.kind,
             name=member.name,
             cache=self._settings.cache_dir,
             standby=self._settings.standby,
+            jobs=self._settings.jobs_per_device,
             host_memory_bytes=self._settings.runner_memory_bytes
-            or int(memory * _HOST_MEMORY_SHARE),
+            or int(host.memory_bytes() * _HOST_MEMORY_SHARE),
         )
 
 
-def _choose(wanted: tuple[str, ...]) -> list[tuple[str, Literal["cuda", "cpu"], str | None]]:
-    """(name, kind, GPU) of every device. Raises `EvaluatorUnavailable` for one that is not."""
-    gpus = visible_gpus() if wanted != ("cpu",) else []
-    if wanted == ("auto",):
-        if gpus:
-            return [(f"cuda:{number}", "cuda", gpu) for number, gpu in enumerate(gpus)]
-        return [("cpu", "cpu", None)]
-    chosen: list[tuple[str, Literal["cuda", "cpu"], str | None]] = []
-    for name in wanted:
-        if name == "cpu":
-            chosen.append((name, "cpu", None))
-            continue
-        number = int(name.removeprefix("cuda:"))
-        if number >= len(gpus):
-            raise EvaluatorUnavailable(f"{name} was asked for; this machine has {len(gpus)} GPU(s)")
-        chosen.append((name, "cuda", gpus[number]))
-    return chosen
-
-
-def _send(
-    member: _Member,
-    channel: Channel[Started | Progress | Done],
-    message: Judge | JudgeConfiguration,
-) -> None:
-    with member.sending:
-        channel.send(message)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Waits for a judge to end, and ends what is left of its process group.
-
-    The zygote, which is of the group, is given the time to kill what it has forked.
-    """
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    deadline = time.monotonic() + _ZYGOTE_SECONDS
-    with contextlib.suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
+def _what_failed(report: JobReport) -> str:
+    """The line of a report that says why it is not the wanted one."""
+    if report.fault is not None:
+        return report.fault.message
+    lines = (report.error or "").strip().splitlines()
+    return lines[-1] if lines else "no reason was given"

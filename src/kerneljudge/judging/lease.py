@@ -1,0 +1,117 @@
+"""Whose turn it is on a device, and when it is to be quiet there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+from kerneljudge.judging.cancellation import Cancellation
+
+__all__ = ["Lease", "Quiet", "Turn"]
+
+
+class Lease:
+    """The device, which one job at a time has, in the order in which they came for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[Cancellation] = deque()
+        self._taken = False
+
+    def take(self, cancellation: Cancellation) -> None:
+        """Waits until no other job has it. Raises `Cancelled`."""
+        with cancellation.ending(self._tell), self._changed:
+            self._waiting.append(cancellation)
+            try:
+                self._changed.wait_for(
+                    lambda: (
+                        cancellation.asked or (not self._taken and self._waiting[0] is cancellation)
+                    )
+                )
+                cancellation.check()
+                self._taken = True
+            finally:
+                self._waiting.remove(cancellation)
+                self._changed.notify_all()
+
+    def give_back(self) -> None:
+        """Lets the next job have it."""
+        with self._changed:
+            self._taken = False
+            self._changed.notify_all()
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+
+class Turn:
+    """One job's use of the device: from its entry on, but for while it is given up."""
+
+    def __init__(self, lease: Lease, cancellation: Cancellation) -> None:
+        self._lease = lease
+        self._cancellation = cancellation
+        self._has = False
+
+    def __enter__(self) -> Turn:
+        self._lease.take(self._cancellation)
+        self._has = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._has:
+            self._has = False
+            self._lease.give_back()
+
+    @contextlib.contextmanager
+    def given_up(self) -> Iterator[None]:
+        """Lets other jobs use the device meanwhile. Raises `Cancelled`, and is then over."""
+        self.__exit__()
+        yield
+        self.__enter__()
+
+
+class Quiet:
+    """Keeps what would disturb a measurement apart from measurements.
+
+    Contexts are created and destroyed at any time, several at once, but for while something is
+    timed or waits to be: a measurement waits for those under way, and for no others.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._disturbing = 0
+        self._timing = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether something is timed, or waits to be."""
+        return self._timing > 0
+
+    @contextlib.contextmanager
+    def timing(self) -> Iterator[None]:
+        """For a measurement. The lease allows one at a time."""
+        with self._changed:
+            self._timing += 1
+            self._changed.wait_for(lambda: not self._disturbing)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._timing -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def disturbing(self) -> Iterator[None]:
+        """For what measurements must not run beside."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._timing)
+            self._disturbing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._disturbing -= 1
+                self._changed.notify_all()

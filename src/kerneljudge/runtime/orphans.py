@@ -1,0 +1,43 @@
+"""Processes that outlive what started them, and end here all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+
+__all__ = ["adopt", "children", "kill"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt() -> None:
+    """Makes descendants whose parents have ended the children of this process."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> list[int]:
+    """The living and dead children of this process, from /proc."""
+    me = os.getpid()
+    found = []
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = Path(entry.path, "stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        # The name, in parentheses, may hold anything; the parent's number is two fields after it.
+        if int(stat.rpartition(b")")[2].split()[1]) == me:
+            found.append(int(entry.name))
+    return found
+
+
+def kill(pid: int) -> None:
+    """Kills a process and the group that it leads."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
