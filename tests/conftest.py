@@ -96,8 +96,8 @@ def start_server(
     """Starts servers on free ports, and stops them when the session ends.
 
     `start_server(devices="cpu", **environment)` returns when the server is healthy. The
-    environment's names are those of settings, such as `KERNELJUDGE_STANDBY="1"`. The build cache
-    is kept between sessions, as a user's is.
+    environment's names are those of settings, such as `KERNELJUDGE_STANDBY="1"`. Each has a state
+    folder of its own unless given one; the build cache is kept between sessions, as a user's is.
     """
     cache = pytestconfig.cache
     assert cache is not None
@@ -105,12 +105,17 @@ def start_server(
     started: list[subprocess.Popen[bytes]] = []
 
     def start(devices: str = "cpu", **environment: str) -> RunningServer:
-        log_file = tmp_path_factory.mktemp("server") / "log"
+        folder = tmp_path_factory.mktemp("server")
+        log_file = folder / "log"
         with log_file.open("wb") as stream:
             process = subprocess.Popen(
                 [sys.executable, "-m", "kerneljudge", "serve", "--port", "0"],
                 env=os.environ
-                | {"KERNELJUDGE_DEVICES": devices, "KERNELJUDGE_CACHE_DIR": str(cache_dir)}
+                | {
+                    "KERNELJUDGE_DEVICES": devices,
+                    "KERNELJUDGE_CACHE_DIR": str(cache_dir),
+                    "KERNELJUDGE_STATE_DIR": str(folder / "state"),
+                }
                 | environment,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from scripted import STATS, ScriptedEvaluator, accepted, failed, side
@@ -21,7 +22,15 @@ from kerneljudge.schema import (
     Phase,
     Verdict,
 )
-from kerneljudge.service import Job, JobService
+from kerneljudge.service import (
+    EvaluatorUnavailable,
+    Job,
+    JobService,
+    JobState,
+    Settings,
+    SqlStore,
+    Submission,
+)
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
@@ -39,6 +48,15 @@ class Clock:
         return self.now
 
 
+@asynccontextmanager
+async def served(evaluator: ScriptedEvaluator, clock: Clock) -> AsyncIterator[JobService]:
+    """A service on a database of its own."""
+    store = await SqlStore.open("sqlite://", clock=clock)
+    async with JobService(evaluator, store=store, settings=Settings(), clock=clock) as service:
+        yield service
+    await store.close()
+
+
 async def stats_after(
     *scripts: Callable[[JobRequest], JobReport], request: JobRequest = COMPARE, uptime: float = 120
 ) -> StatsResponse:
@@ -46,10 +64,10 @@ async def stats_after(
     clock = Clock()
     evaluator = ScriptedEvaluator(steps=(Phase.LOAD,))
     evaluator.step(len(scripts))
-    async with JobService(evaluator, clock=clock) as service:
+    async with served(evaluator, clock) as service:
         for script in scripts:
             evaluator.script = script
-            await service.wait((await service.submit(request)).job_id)
+            await service.wait((await service.submit(Submission(request))).job_id)
         clock.now += uptime
         return StatsResponse.model_validate(await service.stats())
 
@@ -181,8 +199,8 @@ async def test_devices_are_busy_while_jobs_are_on_them() -> None:
 async def test_waiting_ends_when_a_job_is_given_its_device() -> None:
     clock = Clock()
     evaluator = ScriptedEvaluator(steps=(Phase.BUILD, Phase.LOAD))
-    async with JobService(evaluator, clock=clock) as service:
-        job = await service.submit(EVALUATE)
+    async with served(evaluator, clock) as service:
+        job = await service.submit(Submission(EVALUATE, client="someone"))
 
         async def reached(state: Callable[[Job], bool]) -> None:
             while not (found := await service.get(job.job_id)) or not state(found):
@@ -200,6 +218,8 @@ async def test_waiting_ends_when_a_job_is_given_its_device() -> None:
         # 5 seconds since the submission, of which reading the source took 0.1.
         assert running.gpu_utilization.average_wait_time_seconds == pytest.approx(4.9)
         assert running.throughput.active_requests == 1
+        waits = (await service.stats())["gpu_utilization"]["wait_time_by_client"]
+        assert waits["someone"]["average_wait_time_seconds"] == pytest.approx(4.9)
         evaluator.step()
         await service.wait(job.job_id)
         done = StatsResponse.model_validate(await service.stats())
@@ -230,3 +250,37 @@ async def test_recent_throughput_forgets_what_is_older_than_five_minutes() -> No
     throughput = (await stats_after(accepted, uptime=300)).throughput
     assert throughput.recent_throughput_per_minute == 0
     assert throughput.requests_per_minute > 0
+
+
+async def test_a_job_that_is_begun_again_lets_go_of_its_device_in_between() -> None:
+    clock = Clock()
+    answers = iter([EvaluatorUnavailable("the judge ended"), None])
+
+    def script(request: JobRequest) -> JobReport:
+        clock.now += 3
+        if error := next(answers):
+            raise error
+        return accepted(request)
+
+    evaluator = ScriptedEvaluator(script, steps=(Phase.LOAD,))
+    evaluator.step(2)
+    async with served(evaluator, clock) as service:
+        job = await service.submit(Submission(EVALUATE))
+        assert (await service.wait(job.job_id)).state is JobState.COMPLETED
+        stats = StatsResponse.model_validate(await service.stats())
+    assert stats.gpu_utilization.gpu_acquisitions == 2
+    assert stats.gpu_utilization.active_sessions == 0
+    # What the judge that died took of the device, and what the report of the other says.
+    assert stats.gpu_utilization.total_gpu_time_seconds == pytest.approx(3 + 1.2)
+
+
+async def test_a_cancelled_job_is_neither_a_success_nor_a_failure() -> None:
+    evaluator = ScriptedEvaluator(unready={0})
+    async with served(evaluator, Clock()) as service:
+        job = await service.submit(Submission(EVALUATE))
+        before = (await service.stats())["throughput"]
+        await service.cancel(job.job_id)
+        after = (await service.stats())["throughput"]
+    assert (before["active_requests"], after["active_requests"]) == (1, 0)
+    assert (before["cancelled_requests"], after["cancelled_requests"]) == (0, 1)
+    assert (after["completed_requests"], after["failed_requests"]) == (0, 0)

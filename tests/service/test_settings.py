@@ -1,4 +1,4 @@
-"""Settings come from arguments and from the environment, and say what is wrong with them."""
+"""Settings come from arguments, the environment and a file, and say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from kerneljudge.service import Settings
+from kerneljudge.service.settings import Settings, SettingsError, environment_names, origins
 
 pytestmark = pytest.mark.unit
 
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("DEVICES", "CACHE_DIR", "PORT", "GPU_TYPE", "POD_NAME", "POD_IP"):
-        monkeypatch.delenv(f"KERNELJUDGE_{name}", raising=False)
-        monkeypatch.delenv(name, raising=False)
+    for field in Settings.model_fields:
+        for name in environment_names(field):
+            monkeypatch.delenv(name, raising=False)
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "kerneljudge.toml"
+    path.write_text(text)
+    return path
 
 
 def test_defaults_listen_on_loopback_only() -> None:
@@ -82,3 +88,85 @@ def test_impossible_devices_are_named(devices: str, complaint: str) -> None:
 def test_every_setting_is_documented() -> None:
     undocumented = [name for name, field in Settings.model_fields.items() if not field.description]
     assert not undocumented
+
+
+def test_an_argument_beats_the_environment_that_the_file_and_that_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = toml(tmp_path, "standby = 3\nport = 9001\nmax_queued = 5\n")
+    monkeypatch.setenv("KERNELJUDGE_CONFIG", str(path))
+    monkeypatch.setenv("KERNELJUDGE_STANDBY", "2")
+    monkeypatch.setenv("KERNELJUDGE_PORT", "9002")
+    given = {"port": "9003"}
+    settings = Settings(**given)
+    assert settings.port == 9003
+    assert settings.standby == 2
+    assert settings.max_queued == 5
+    assert settings.max_batch == 1000
+    made = origins(given)
+    assert made["port"] == "--port"
+    assert made["standby"] == "KERNELJUDGE_STANDBY"
+    assert made["max_queued"] == str(path)
+    assert made["max_batch"] == "default"
+
+
+def test_the_file_that_an_argument_names_is_read_instead_of_the_environments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KERNELJUDGE_CONFIG", str(tmp_path / "another.toml"))
+    path = toml(tmp_path, 'devices = ["cuda:0", "cuda:1"]\ncache_dir = "/builds"\n')
+    settings = Settings(config=path)
+    assert settings.devices == ("cuda:0", "cuda:1")
+    assert settings.cache_dir == Path("/builds")
+
+
+@pytest.mark.parametrize("name", ["GPU_TYPE", "KERNELJUDGE_GPU_TYPE"])
+def test_the_environment_beats_the_file_under_each_of_its_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv(name, "h100")
+    path = toml(tmp_path, 'gpu_type = "a100"\npod_name = "judge-7"\n')
+    settings = Settings(config=path)
+    assert settings.gpu_type == "h100"
+    assert settings.pod_name == "judge-7"
+    assert origins({"config": path})["gpu_type"] == name
+
+
+def test_an_empty_variable_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERNELJUDGE_DATABASE", "")
+    monkeypatch.setenv("KERNELJUDGE_PORT", "")
+    assert Settings().database is None
+    assert Settings().port == 8000
+    assert origins({})["port"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("prot = 1", r"`prot`, of which the nearest is `port`"),
+        ("max-queued = 1", r"`max-queued`, of which the nearest is `max_queued`"),
+        ("[server]\nport = 1", r"`server`"),
+        ('config = "another.toml"', r"sets what there is not: `config`"),
+        ("port = ", r"is no TOML"),
+    ],
+)
+def test_a_file_with_unknown_keys_or_bad_syntax_is_refused(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    with pytest.raises(SettingsError, match=complaint):
+        Settings(config=toml(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"nothing\.toml: No such file"):
+        Settings(config=tmp_path / "nothing.toml")
+
+
+def test_a_value_of_the_file_is_checked_as_any_other(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="max_timeout"):
+        Settings(config=toml(tmp_path, "max_timeout = 1e9"))
+
+
+def test_half_a_certificate_is_refused() -> None:
+    with pytest.raises(ValidationError, match="both tls_certificate and tls_key"):
+        Settings(tls_key=Path("key.pem"))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 from scripted import ScriptedEvaluator
 
 from kerneljudge.api.app import create_app
-from kerneljudge.service import JobService, Settings
+from kerneljudge.api.slow_clients import ImpatientProtocol
+from kerneljudge.service import ApiKey, JobService, Settings, SqlStore
 
 
 class _Server(uvicorn.Server):
@@ -27,10 +29,20 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def listening(evaluator: ScriptedEvaluator) -> Iterator[str]:
-    """Serves the evaluator on a free port: its URL."""
-    app = create_app(JobService(evaluator), Settings(gpu_type=None))
-    server = _Server(uvicorn.Config(app, port=0, log_level="warning"))
+def listening(
+    evaluator: ScriptedEvaluator, *, keys: Sequence[ApiKey] = (), **settings: Any
+) -> Iterator[str]:
+    """Serves the evaluator on a free port, with these API keys: its URL.
+
+    The database is in memory, unless the settings name one.
+    """
+    chosen = Settings(**{"gpu_type": None, "database": "sqlite://", **settings})
+    store = asyncio.run(SqlStore.open(chosen.database_url))
+    for key in keys:
+        asyncio.run(store.add_key(key))
+    service = JobService(evaluator, store=store, settings=chosen)
+    app = create_app(service, chosen, store)
+    server = _Server(uvicorn.Config(app, http=ImpatientProtocol, port=0, log_level="warning"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
     thread.start()
     try:
@@ -39,3 +51,4 @@ def listening(evaluator: ScriptedEvaluator) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+        asyncio.run(store.close())

@@ -6,6 +6,7 @@ It judges nothing. Its reports are real ones, as a judge would write them.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -164,28 +165,64 @@ def partial(request: JobRequest, phase: Phase) -> JobReport:
 
 @dataclass
 class ScriptedEvaluator:
-    """Judges as its `script` says.
+    """Judges as its `script` says, which may also raise.
 
-    With `steps`, each phase is announced and then waits for one `step()`.
+    With `steps`, each phase is announced and then waits for one `step()`. A cancelled job lets go
+    of its device when `lets_go` is set, as it is to begin with.
     """
 
     script: Callable[[JobRequest], JobReport] = accepted
     environment: Environment = field(default_factory=lambda: CPU)
     device_name: str = "cpu"
+    device_names: tuple[str, ...] = ()
+    """Where there are several devices; else `device_name`."""
     ready: bool = True
+    unready: set[int] = field(default_factory=set)
+    """Devices that are not ready though the others are; see `change`."""
+    capacity: int = 8
+    memory_bytes: int | None = None
     steps: tuple[Phase, ...] = ()
     requests: list[JobRequest] = field(default_factory=list)
+    """All that it was given, in order."""
+    judged: list[tuple[str, int]] = field(default_factory=list)
+    """The job and the device of each."""
+    cancelled: list[str] = field(default_factory=list)
+    """The jobs that were taken from it."""
     running: int = 0
+    lets_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         """Starts without permission to go on."""
         self._permits = asyncio.Semaphore(0)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._on: Counter[int] = Counter()
+        self._changed: list[Callable[[], None]] = []
+        self.lets_go.set()
 
     def devices(self) -> list[DeviceState]:
-        """One device."""
-        environment = self.environment if self.ready else None
-        return [DeviceState(0, self.device_name, self.ready, environment, self.running)]
+        """The devices."""
+        return [
+            DeviceState(
+                index=index,
+                name=name,
+                ready=self.ready and index not in self.unready,
+                environment=self.environment if self.ready else None,
+                jobs=self._on[index],
+                capacity=self.capacity,
+                memory_bytes=self.memory_bytes,
+            )
+            for index, name in enumerate(self.device_names or (self.device_name,))
+        ]
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Has it called by `change`."""
+        self._changed.append(call)
+
+    def change(self, index: int, *, ready: bool) -> None:
+        """Makes a device ready or unready, and tells."""
+        (self.unready.discard if ready else self.unready.add)(index)
+        for call in self._changed:
+            call()
 
     def step(self, count: int = 1) -> None:
         """Lets that many jobs go on to their next phase; from any thread."""
@@ -196,16 +233,27 @@ class ScriptedEvaluator:
                 self._loop.call_soon_threadsafe(self._permits.release)
 
     async def judge(
-        self, job_id: str, request: JobRequest, progress: Callable[[JobReport], None]
-    ) -> tuple[JobReport, int]:
+        self,
+        job_id: str,
+        request: JobRequest,
+        progress: Callable[[JobReport], None],
+        device: int,
+    ) -> JobReport:
         """Announces the phases, then returns what the script says."""
         self._loop = asyncio.get_running_loop()
         self.requests.append(request)
+        self.judged.append((job_id, device))
         self.running += 1
+        self._on[device] += 1
         try:
             for phase in self.steps:
                 progress(partial(request, phase))
                 await self._permits.acquire()
-            return self.script(request), 0
+            return self.script(request)
+        except asyncio.CancelledError:
+            await self.lets_go.wait()
+            self.cancelled.append(job_id)
+            raise
         finally:
             self.running -= 1
+            self._on[device] -= 1

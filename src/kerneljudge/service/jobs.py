@@ -1,30 +1,32 @@
-"""The service: takes requests, has them judged, and keeps what became of them."""
+"""The service: accepts jobs, has them judged, and tells what became of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import secrets
 import time
 import uuid
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
-from kerneljudge.schema import (
-    CompareRequest,
-    FaultKind,
-    JobReport,
-    JobRequest,
-    KernelCode,
-    Phase,
-    Side,
-    Verdict,
+from kerneljudge.schema import CompareRequest, JobRequest, KernelCode, Side
+from kerneljudge.service.dispatcher import Dispatcher
+from kerneljudge.service.errors import DatabaseUnusable, Draining, TooMuchMemory
+from kerneljudge.service.evaluator import DeviceState, Evaluator
+from kerneljudge.service.metrics import Metrics
+from kerneljudge.service.records import (
+    Job,
+    JobEvent,
+    JobFilter,
+    JobPage,
+    Submission,
+    SubmittedKernel,
 )
-from kerneljudge.service.evaluator import DeviceState, Evaluator, EvaluatorUnavailable
-from kerneljudge.service.metrics import ON_DEVICE, Metrics
-from kerneljudge.service.store import Job, JobState, JobStore, MemoryJobStore, SubmittedKernel
+from kerneljudge.service.settings import Settings
+from kerneljudge.service.store import JobStore, StoreLimits
+from kerneljudge.service.watching import Watchers
 
 __all__ = ["CLEANUP_AGE", "JobService"]
 
@@ -33,73 +35,98 @@ CLEANUP_AGE = 300.0
 
 _LOG = logging.getLogger(__name__)
 
-_STATE = {
-    Phase.READ: JobState.COMPILING,
-    Phase.BUILD: JobState.COMPILING,
-    Phase.LOAD: JobState.COMPILING,
-    Phase.CHECK: JobState.VALIDATING,
-    Phase.PROFILE: JobState.PROFILING,
-    Phase.DONE: JobState.PROFILING,
-}
+_TICK_SECONDS = 1.0
+# Between two looks at jobs that other servers run and that somebody here waits for.
+_POLL_SECONDS = 0.25
+_STOPPING = "the server is stopping"
 
-_STOPPED = "the server was stopped before the job ended; submit it again"
+Weights = Callable[[], Awaitable[Mapping[str, float]]]
+
+
+@runtime_checkable
+class _HasBuilders(Protocol):
+    def builders(self) -> dict[str, int]: ...
 
 
 class JobService:
-    """Runs jobs through an evaluator; an asynchronous context manager.
+    """Accepts jobs and runs them; an asynchronous context manager.
 
-    Every job has a task of its own, so it goes on when the client that waits for it goes away.
-    All methods belong to the event loop on which `start` ran, and so does the evaluator's
-    progress callback.
+    An accepted job is in the store: it goes on when its client goes away, when its judge dies, and
+    when the server does. All methods belong to the event loop on which `start` ran.
     """
 
     def __init__(
         self,
         evaluator: Evaluator,
         *,
-        store: JobStore | None = None,
-        retention: float = 3600,
-        cleanup_interval: float = 300,
+        store: JobStore,
+        settings: Settings,
+        server: str | None = None,
         clock: Callable[[], float] = time.time,
+        weights: Weights | None = None,
+        ended: Callable[[Job], None] | None = None,
     ) -> None:
-        """Serves from the `evaluator`, which the caller starts and stops.
+        """Serves from the `evaluator` and the `store`, which the caller starts and stops.
 
-        Jobs go to the `store`, this process's memory unless given. Every `cleanup_interval`
-        seconds, jobs that ended `retention` seconds ago are dropped.
+        `server` is the name in leases, to which a random suffix is added; the pod's unless given.
+        `weights` says what share each client has; all the same unless given. `ended` is called
+        with each job that ends here.
         """
         self._evaluator = evaluator
+        self._store = store
+        self._settings = settings
         self._clock = clock
-        self._store = store if store is not None else MemoryJobStore(clock)
-        self._metrics = Metrics(clock)
-        self._retention = retention
-        self._cleanup_interval = cleanup_interval
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._cleaner: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._weights = weights
+        self._watchers = Watchers()
+        self.metrics = Metrics(clock)
+        """Counts and times of what this server did."""
+        self.draining = False
+        """Whether it is stopping and takes no more jobs."""
+        self.server = f"{server or settings.pod_name}-{secrets.token_hex(4)}"
+        """The name in its leases, and in the jobs that it judges."""
+        self._dispatcher = Dispatcher(
+            evaluator,
+            store,
+            settings,
+            server=self.server,
+            clock=clock,
+            metrics=self.metrics,
+            watchers=self._watchers,
+            ended=ended,
+        )
+        self._background: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begins the background cleanup."""
-        if self._cleaner is None:
-            self._cleaner = asyncio.create_task(self._clean_for_ever())
+        """Takes up what waits, and what servers that died have left. Raises `DatabaseUnusable`."""
+        if self._background or self.draining:
+            return
+        await self._read_weights()
+        await self._dispatcher.open()
+        every = {
+            "heartbeat": (self._settings.lease_seconds / 3, self._heartbeat),
+            "tick": (_TICK_SECONDS, self._tick),
+            "cleanup": (self._settings.cleanup_interval, self._clean),
+        }
+        if not self._store.exclusive:
+            every["poll"] = (_POLL_SECONDS, self._poll)
+        self._background = [
+            asyncio.create_task(self._repeat(seconds, call), name=name)
+            for name, (seconds, call) in every.items()
+        ]
 
     async def stop(self, grace: float = 0) -> None:
-        """Takes no more jobs, waits `grace` seconds for those that run, and cancels the rest."""
-        self._stopping = True
-        if self._cleaner is not None:
-            self._cleaner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._cleaner
-            self._cleaner = None
-        running = list(self._running.values())
-        if not running:
-            return
-        # A task cancelled before its first step would never tell its job's end.
-        await asyncio.sleep(0)
-        if grace > 0:
-            await asyncio.wait(running, timeout=grace)
-        for task in running:
+        """Takes no more jobs, waits `grace` seconds for those that run, and puts the rest back
+        into the queue for the next server. Whoever waits for a job that has not ended then is
+        released."""
+        self.draining = True
+        self._release_watchers()
+        await self._dispatcher.drain(grace)
+        self._release_watchers()
+        for task in self._background:
             task.cancel()
-        await asyncio.wait(running)
+        if self._background:
+            await asyncio.wait(self._background)
+        self._background = []
 
     async def __aenter__(self) -> Self:
         """Starts."""
@@ -115,54 +142,131 @@ class JobService:
         """Stops, without grace."""
         await self.stop()
 
-    async def submit(self, request: JobRequest) -> Job:
-        """Accepts a job and returns at once. Raises `EvaluatorUnavailable` while stopping."""
-        if self._stopping:
-            raise EvaluatorUnavailable("the server is stopping and takes no more jobs")
-        job = Job(
-            job_id=str(uuid.uuid4()),
-            kind="compare" if isinstance(request, CompareRequest) else "evaluate",
-            kernels={
-                side: SubmittedKernel(kernel.kernel_type, kernel.metadata or {})
-                for side, kernel in _kernels(request).items()
-            },
-            created_at=self._clock(),
-        )
-        await self._store.create(job)
-        self._metrics.submitted()
-        task = asyncio.create_task(self._run(job, request), name=f"job {job.job_id}")
-        self._running[job.job_id] = task
-        task.add_done_callback(lambda _: self._running.pop(job.job_id, None))
-        return job
+    async def submit(self, submission: Submission, limits: StoreLimits | None = None) -> Job:
+        """Accepts a job, and returns when it is stored; or the stored one with the same
+        idempotency key.
 
-    async def wait(self, job_id: str) -> Job:
-        """The job, once it has ended. Raises `KeyError` for an unknown one.
-
-        Cancelling the wait does not cancel the job.
+        Raises `QueueFull`, `QuotaExceeded`, `IdempotencyConflict`, `TooMuchMemory`, `Draining`.
+        `limits` are the settings' and the submission's own unless given.
         """
-        task = self._running.get(job_id)
-        if task is not None:
-            await asyncio.wait([task])
-        job = await self._store.get(job_id)
-        if job is None:
-            raise KeyError(job_id)
-        return job
+        return (await self.submit_all([submission], limits))[0]
+
+    async def submit_all(
+        self, submissions: Sequence[Submission], limits: StoreLimits | None = None
+    ) -> list[Job]:
+        """Accepts all of these jobs of one client, or none; as `submit`."""
+        if self.draining:
+            raise Draining(f"{_STOPPING} and takes no more jobs; send it again in a while")
+        if not submissions:
+            return []
+        if limits is None:
+            limits = StoreLimits(self._settings.max_queued, submissions[0].max_unfinished)
+        given = [(self._job(submission), submission.request) for submission in submissions]
+        stored = await self._store.create(given, limits)
+        new = [job for job, is_new in stored if is_new]
+        for job in new:
+            self.metrics.submitted()
+            _LOG.info("submitted by %s: %s", job.client, job.kind, extra={"job_id": job.job_id})
+        self._dispatcher.add(new)
+        return [job for job, _ in stored]
+
+    async def wait(self, job_id: str, timeout: float | None = None) -> Job:
+        """The job, once it has ended, or as it stands after `timeout` seconds.
+
+        Raises `KeyError` for an unknown one, and `Draining` where this server stops before the
+        job has ended; it goes on then at the next server. Cancelling the wait does not cancel the
+        job.
+        """
+        with self._watchers.watch(job_id) as watch:
+            if not self._dispatcher.knows(job_id):
+                job = await self._known(job_id)
+                if job.state.finished:
+                    return job
+            if self.draining and not self._dispatcher.holds(job_id):
+                self._watchers.release(job_id)
+            ended, _ = await asyncio.wait([watch.ended], timeout=timeout)
+            if not ended:
+                return await self._known(job_id)
+            return watch.ended.result() or await self._left(job_id)
 
     async def get(self, job_id: str) -> Job | None:
         """The job as it stands, or None for an unknown one."""
         return await self._store.get(job_id)
 
+    async def request(self, job_id: str) -> JobRequest | None:
+        """What was asked for, or None for an unknown job."""
+        return await self._store.request(job_id)
+
+    async def page(self, matching: JobFilter, limit: int, cursor: str | None = None) -> JobPage:
+        """One page of the jobs that match, newest first. Raises ValueError for a cursor that is
+        none."""
+        return await self._store.page(matching, limit, cursor)
+
+    async def cancel(self, job_id: str, reason: str = "cancelled by its client") -> Job | None:
+        """Cancels a job that has not ended; if it runs, returns when its device is free.
+
+        The job as it then is; None for an unknown one. What another server runs ends a little
+        later.
+        """
+        return await self._dispatcher.cancel(job_id, reason)
+
+    async def events(self, job_id: str, after: int = 0) -> AsyncIterator[JobEvent]:
+        """What happened to a job after the event of that number, and what happens to it as it
+        does; ends with the job.
+
+        Raises `KeyError` for an unknown job, and `Draining` where this server stops first.
+        """
+        with self._watchers.watch(job_id) as watch:
+            # Without its report, which listings leave out.
+            if job_id not in await self._store.get_many([job_id]):
+                raise KeyError(job_id)
+            while True:
+                changed = watch.changed
+                told = await self._store.events(job_id, after)
+                for event in told:
+                    after = event.number
+                    yield event
+                    if event.state.finished:
+                        return
+                if not told:
+                    jobs = await self._store.get_many([job_id])
+                    if job_id not in jobs or jobs[job_id].state.finished:
+                        return
+                if self.draining and not self._dispatcher.holds(job_id):
+                    raise Draining(f"{_STOPPING}; the job goes on when the next one starts")
+                here = self._store.exclusive or self._dispatcher.holds(job_id)
+                await asyncio.wait([changed], timeout=None if here else _POLL_SECONDS)
+
     async def cleanup(self, older_than: float = CLEANUP_AGE) -> int:
         """Drops the jobs that ended at least `older_than` seconds ago; says how many."""
-        return await self._store.remove_finished(older_than)
+        return await self._store.remove_finished(self._clock() - older_than)
+
+    async def check(self) -> None:
+        """Raises `Draining` or `DatabaseUnusable` where no job can be taken."""
+        if self.draining:
+            raise Draining(_STOPPING)
+        await self._store.check()
 
     def devices(self) -> list[DeviceState]:
         """Every configured device."""
         return self._evaluator.devices()
 
-    async def job_stats(self) -> dict[str, Any]:
-        """The group `job_stats`: total_jobs, by_status, average_age in seconds."""
-        counts = await self._store.counts()
+    def queue(self) -> dict[str, Any]:
+        """What waits and runs here: `waiting`, `running`; `builders` with their size and how many
+        are busy and waited for; and for each client with jobs its weight, share and jobs."""
+        return {
+            "waiting": self._dispatcher.waiting,
+            "running": self._dispatcher.running,
+            "builders": self._evaluator.builders()
+            if isinstance(self._evaluator, _HasBuilders)
+            else {},
+            "clients": self._dispatcher.shares(),
+        }
+
+    async def job_stats(self, key_id: str | None = None) -> dict[str, Any]:
+        """The group `job_stats`: total_jobs, by_status, average_age in seconds; of one key, if
+        given."""
+        counts = await self._store.counts(key_id)
         return {
             "total_jobs": counts.total,
             "by_status": {state.value: count for state, count in counts.by_state.items()},
@@ -170,74 +274,113 @@ class JobService:
         }
 
     async def stats(self) -> dict[str, Any]:
-        """Every group of `/stats`; see `Metrics.as_dict`."""
-        return {"job_stats": await self.job_stats(), **self._metrics.as_dict(self.devices())}
+        """Every group of `/stats`; see `Metrics.as_dict` and `queue`."""
+        unfinished = self._dispatcher.waiting + self._dispatcher.running
+        return {
+            "job_stats": await self.job_stats(),
+            **self.metrics.as_dict(self.devices(), unfinished),
+            "queue": self.queue(),
+        }
 
-    async def _run(self, job: Job, request: JobRequest) -> None:
-        reports: asyncio.Queue[JobReport | None] = asyncio.Queue()
-        recording = asyncio.create_task(self._record(job, reports))
-        report: JobReport | None = None
-        device: int | None = None
-        error: str | None = None
-        try:
-            report, device = await self._evaluator.judge(job.job_id, request, reports.put_nowait)
-        except asyncio.CancelledError:
-            # Only `stop` cancels a job; it ends here, with its state told.
-            error = _STOPPED
-        except EvaluatorUnavailable as unavailable:
-            _LOG.error("job %s: no device took it: %s", job.job_id, unavailable)
-            error = str(unavailable)
-        except Exception as failure:
-            # Whatever it is, it is no kernel's fault: the job fails and says so.
-            _LOG.exception("job %s: the evaluator failed", job.job_id)
-            error = f"the evaluator failed: {type(failure).__name__}: {failure}"
-        finally:
-            reports.put_nowait(None)
-        job = await recording
-        await self._finish(job, report, device, error)
+    def _job(self, submission: Submission) -> Job:
+        request = submission.request
+        needed = _memory(request)
+        self._check_memory(needed)
+        now = self._clock()
+        seconds = self._settings.max_deadline
+        if submission.deadline is not None:
+            seconds = min(submission.deadline, seconds)
+        return Job(
+            job_id=str(uuid.uuid4()),
+            kind="compare" if isinstance(request, CompareRequest) else "evaluate",
+            kernels={
+                side: SubmittedKernel(kernel.kernel_type, kernel.metadata or {})
+                for side, kernel in _kernels(request).items()
+            },
+            created_at=now,
+            client=submission.client,
+            key_id=submission.key_id,
+            priority=submission.priority,
+            deadline_at=now + seconds,
+            memory_bytes=needed,
+            idempotency_key=submission.idempotency_key,
+        )
 
-    async def _record(self, job: Job, reports: asyncio.Queue[JobReport | None]) -> Job:
-        """Stores each partial report in turn; returns the job as of the last."""
-        while (report := await reports.get()) is not None:
-            job = replace(job, state=_STATE[report.phase], report=report)
-            if job.started_at is None:
-                job = replace(job, started_at=self._clock())
-            if job.acquired_at is None and report.phase in ON_DEVICE:
-                job = replace(job, acquired_at=self._clock())
-                self._metrics.acquired(job)
-            await self._store.update(job)
+    def _check_memory(self, needed: int) -> None:
+        sizes = [device.memory_bytes for device in self.devices()]
+        known = [size for size in sizes if size is not None]
+        if known and len(known) == len(sizes) and needed > max(known):
+            raise TooMuchMemory(
+                f"the contract's tensors take {needed / 2**30:.1f} GiB of device memory, with a "
+                "copy for the judge and one for each kernel; the largest device here has "
+                f"{max(known) / 2**30:.1f} GiB. Make them smaller"
+            )
+
+    async def _known(self, job_id: str) -> Job:
+        job = await self._store.get(job_id)
+        if job is None:
+            raise KeyError(job_id)
         return job
 
-    async def _finish(
-        self, job: Job, report: JobReport | None, device: int | None, error: str | None
-    ) -> None:
-        if report is None and job.report is not None:
-            # What is known stays, but a partial report's verdict is none.
-            report = job.report.model_copy(
-                update={"verdict": Verdict.INTERNAL_ERROR, "error": error}
-            )
-        if report is not None:
-            error = _failure(report)
-        job = replace(
-            job,
-            state=JobState.COMPLETED if error is None else JobState.FAILED,
-            report=report,
-            device=device,
-            error=error,
-            finished_at=self._clock(),
-        )
-        await self._store.update(job)
-        self._metrics.finished(job)
-        _LOG.info(
-            "job %s: %s", job.job_id, report.verdict.value if report is not None else job.error
+    async def _left(self, job_id: str) -> Job:
+        """For a waiter whom this server cannot tell the job's end."""
+        job = await self._known(job_id)
+        if job.state.finished:
+            return job
+        raise Draining(
+            f"{_STOPPING}; job {job_id} is kept, and goes on when the next one starts: ask for it "
+            "again then"
         )
 
-    async def _clean_for_ever(self) -> None:
+    def _release_watchers(self) -> None:
+        for job_id in self._watchers.watched():
+            if not self._dispatcher.holds(job_id):
+                self._watchers.release(job_id)
+
+    async def _repeat(self, seconds: float, call: Callable[[], Awaitable[None]]) -> None:
+        """Calls again and again. No failure of one call keeps the next from being made."""
         while True:
-            await asyncio.sleep(self._cleanup_interval)
-            removed = await self._store.remove_finished(self._retention)
-            if removed:
-                _LOG.info("dropped %d jobs that ended %g s ago", removed, self._retention)
+            await asyncio.sleep(seconds)
+            try:
+                await call()
+            except DatabaseUnusable as error:
+                self._dispatcher.database_lost(error)
+            except Exception:
+                _LOG.exception("%s failed; it is tried again", call.__name__)
+
+    async def _heartbeat(self) -> None:
+        await self._dispatcher.renew()
+        await self._dispatcher.recover()
+
+    async def _tick(self) -> None:
+        await self._dispatcher.end_overdue()
+        if not self._store.exclusive:
+            await self._dispatcher.look_for_cancellations()
+            await self._dispatcher.read_queue()
+        self._dispatcher.database_back()
+        await self._read_weights()
+
+    async def _poll(self) -> None:
+        elsewhere = [
+            job_id for job_id in self._watchers.watched() if not self._dispatcher.holds(job_id)
+        ]
+        if not elsewhere:
+            return
+        found = await self._store.get_many(elsewhere)
+        for job_id in elsewhere:
+            if job_id not in found:
+                self._watchers.release(job_id)
+            elif found[job_id].state.finished and (job := await self._store.get(job_id)):
+                self._watchers.ended(job)
+
+    async def _clean(self) -> None:
+        removed = await self.cleanup(self._settings.job_retention)
+        if removed:
+            _LOG.info("dropped %d jobs that ended %g s ago", removed, self._settings.job_retention)
+
+    async def _read_weights(self) -> None:
+        if self._weights is not None:
+            self._dispatcher.set_weights(await self._weights())
 
 
 def _kernels(request: JobRequest) -> dict[Side, KernelCode]:
@@ -246,11 +389,8 @@ def _kernels(request: JobRequest) -> dict[Side, KernelCode]:
     return {"candidate": request.kernel}
 
 
-def _failure(report: JobReport) -> str | None:
-    """Why a judged job counts as failed, or None: it ran out of time, or the judge failed."""
-    if report.verdict is Verdict.INTERNAL_ERROR:
-        return report.error or "the judge failed without saying why"
-    fault = report.fault
-    if fault is not None and fault.kind is FaultKind.TIMEOUT:
-        return f"Job timeout: the {fault.side} did not end in time ({fault.phase}): {fault.message}"
-    return None
+def _memory(request: JobRequest) -> int:
+    """Device memory that the contracts' tensors take: once for the judge, once for each kernel."""
+    kernels = _kernels(request).values()
+    largest = max((kernel.io.nbytes for kernel in kernels if kernel.io is not None), default=0)
+    return largest * (1 + len(kernels))

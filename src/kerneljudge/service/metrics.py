@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict, deque
+from bisect import bisect_left
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from kerneljudge.schema import JobReport, Phase, SideReport, Verdict
 from kerneljudge.service.evaluator import DeviceState
-from kerneljudge.service.store import Job, JobState
+from kerneljudge.service.records import Job, JobState
 
-__all__ = ["ON_DEVICE", "RECENT_SECONDS", "Metrics"]
+__all__ = ["ON_DEVICE", "RECENT_SECONDS", "Metrics", "Times", "device_seconds"]
 
 RECENT_SECONDS = 300.0
 """Length of the window of the recent throughput."""
@@ -25,19 +27,37 @@ RECENT_SECONDS = 300.0
 ON_DEVICE = (Phase.LOAD, Phase.CHECK, Phase.PROFILE)
 """The phases during which a job holds its device; a build holds none."""
 
+# Clients whose waits are kept apart: the last to have waited. Names without a key are anybody's to
+# make up.
+_MOST_CLIENTS = 1000
+
 _COMPILATION = (Phase.READ, Phase.BUILD, Phase.LOAD)
 
 
+# Seconds that divide what is timed into the buckets of a histogram.
+_BOUNDS: tuple[float, ...] = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1, 2.5, 5, 10, 25, 50, 100, 250, 600, math.inf),
+)
+
+
 @dataclass
-class _Times:
+class Times:
     """Seconds of something that happens again and again."""
 
     count: int = 0
+    """How often it happened."""
     total: float = 0.0
+    """The seconds of all together."""
     minimum: float = math.inf
+    """The shortest; infinite before the first."""
     maximum: float = 0.0
+    """The longest."""
+    _buckets: list[int] = field(default_factory=lambda: [0] * len(_BOUNDS))
 
     def add(self, seconds: float) -> None:
+        """It happened once more."""
+        self._buckets[bisect_left(_BOUNDS, seconds)] += 1
         self.count += 1
         self.total += seconds
         self.minimum = min(self.minimum, seconds)
@@ -50,6 +70,10 @@ class _Times:
             f"min_{name}_seconds": self.minimum if self.count else 0.0,
             f"max_{name}_seconds": self.maximum,
         }
+
+    def histogram(self) -> list[tuple[float, int]]:
+        """For each of some bounds, the last infinite: how often it took no longer."""
+        return list(zip(_BOUNDS, accumulate(self._buckets), strict=True))
 
 
 @dataclass
@@ -74,6 +98,11 @@ class _Outcomes:
         return self.successful / self.total if self.total else 0.0
 
 
+def device_seconds(report: JobReport) -> float:
+    """How long a job used its device, as far as its report tells."""
+    return sum(report.phase_seconds.get(phase, 0.0) for phase in ON_DEVICE)
+
+
 class Metrics:
     """Adds up what the jobs of this process did, since it was made."""
 
@@ -85,18 +114,26 @@ class Metrics:
         self._acquired = 0
         self._released = 0
         self._requests = _Outcomes()
+        self._cancelled = 0
+        self._requeued = 0
+        self._resumed = 0
         self._verdicts: Counter[Verdict] = Counter()
-        self._end_to_end = _Times()
+        self.end_to_end = Times()
+        """Seconds from submission to the end, of the jobs that were not cancelled."""
         self._recent: deque[float] = deque()
-        self._waits = _Times()
+        self.waits = Times()
+        """Seconds that jobs waited for their device, without their own first phases."""
+        self.phases: defaultdict[str, Times] = defaultdict(Times)
+        """Seconds of each phase."""
+        self._client_waits: OrderedDict[str, Times] = OrderedDict()
         self._compilations = _Outcomes()
-        self._compile_times = _Times()
+        self._compile_times = Times()
         self._cache = _Outcomes()
         self._profilings = _Outcomes()
-        self._profile_times = _Times()
+        self._profile_times = Times()
         self._graphs = _Outcomes()
         self._correctness = _Outcomes()
-        self._runtimes = _Times()
+        self._runtimes = Times()
         self._device_jobs: Counter[int] = Counter()
         self._device_seconds: defaultdict[int, float] = defaultdict(float)
         self._profile_seconds: defaultdict[int, float] = defaultdict(float)
@@ -104,6 +141,14 @@ class Metrics:
     def submitted(self) -> None:
         """A job was accepted."""
         self._submitted += 1
+
+    def resumed(self) -> None:
+        """A job that had been begun before was taken up again."""
+        self._resumed += 1
+
+    def requeued(self) -> None:
+        """A job that had been begun was put back into the queue."""
+        self._requeued += 1
 
     def acquired(self, job: Job) -> None:
         """The job was given its device. What it waited is the time since its submission, without
@@ -113,18 +158,33 @@ class Metrics:
         if job.report is not None:
             seconds = job.report.phase_seconds
             worked = seconds.get(Phase.READ, 0.0) + seconds.get(Phase.BUILD, 0.0)
-        self._waits.add(max(self._clock() - job.created_at - worked, 0.0))
+        acquired_at = job.acquired_at if job.acquired_at is not None else self._clock()
+        waited = max(acquired_at - job.created_at - worked, 0.0)
+        self.waits.add(waited)
+        self._client_waits.setdefault(job.client, Times()).add(waited)
+        self._client_waits.move_to_end(job.client)
+        if len(self._client_waits) > _MOST_CLIENTS:
+            self._client_waits.popitem(last=False)
+
+    def released(self, device: int, seconds: float) -> None:
+        """A job let go of its device, after using it for so long."""
+        self._released += 1
+        self._device_jobs[device] += 1
+        self._device_seconds[device] += seconds
 
     def finished(self, job: Job) -> None:
         """The job ended; it is in its final state."""
         now = self._clock()
+        if job.state is JobState.CANCELLED:
+            self._cancelled += 1
+            return
         self._requests.add(job.state is JobState.COMPLETED)
         self._recent.append(now)
         self._forget(now)
-        self._end_to_end.add(now - job.created_at)
-        if job.acquired_at is not None:
-            self._released += 1
+        self.end_to_end.add(now - job.created_at)
         if job.report is not None:
+            for phase, seconds in job.report.phase_seconds.items():
+                self.phases[phase].add(seconds)
             self._add(job.report, job.device)
 
     def _forget(self, now: float) -> None:
@@ -142,10 +202,7 @@ class Metrics:
             failed = fault is not None and fault.phase is Phase.CHECK
             self._correctness.add(not failed and all(check.passed for check in report.checks))
         if device is not None:
-            seconds = report.phase_seconds
-            self._device_jobs[device] += 1
-            self._device_seconds[device] += sum(seconds.get(phase, 0.0) for phase in ON_DEVICE)
-            self._profile_seconds[device] += seconds.get(Phase.PROFILE, 0.0)
+            self._profile_seconds[device] += report.phase_seconds.get(Phase.PROFILE, 0.0)
 
     def _add_compilation(self, side: SideReport) -> None:
         failed = side.fault is not None and side.fault.phase in _COMPILATION
@@ -169,8 +226,9 @@ class Metrics:
             if side.clock is not None and side.clock.name != "monotonic":
                 self._graphs.add(side.clock.name == "cuda_graph")
 
-    def as_dict(self, devices: Iterable[DeviceState]) -> dict[str, Any]:
-        """The groups of `/stats` except `job_stats`, which the store knows.
+    def as_dict(self, devices: Iterable[DeviceState], unfinished: int) -> dict[str, Any]:
+        """The groups of `/stats` except `job_stats`, which the store knows. `unfinished` is how
+        many jobs wait or run now.
 
         Seconds unless a name says otherwise; rates from 0 to 1, and 0 before the first event.
         """
@@ -225,9 +283,13 @@ class Metrics:
                 "gpu_releases": self._released,
                 "active_sessions": self._acquired - self._released,
                 "total_gpu_time_seconds": busy,
-                "total_wait_time_seconds": self._waits.total,
-                **self._waits.named("wait_time"),
+                "total_wait_time_seconds": self.waits.total,
+                **self.waits.named("wait_time"),
                 "utilization_by_gpu": by_device,
+                "wait_time_by_client": {
+                    client: {"jobs": waits.count, **waits.named("wait_time")}
+                    for client, waits in self._client_waits.items()
+                },
             },
             "throughput": {
                 "server_uptime_seconds": uptime,
@@ -235,12 +297,15 @@ class Metrics:
                 "total_requests": self._submitted,
                 "completed_requests": self._requests.successful,
                 "failed_requests": self._requests.failed,
-                "active_requests": self._submitted - self._requests.total,
+                "cancelled_requests": self._cancelled,
+                "requeued_requests": self._requeued,
+                "resumed_requests": self._resumed,
+                "active_requests": unfinished,
                 "success_rate": self._requests.rate,
                 "requests_per_minute": self._submitted / minutes if minutes else 0.0,
                 "requests_per_second": self._submitted / uptime if uptime else 0.0,
                 "recent_throughput_per_minute": len(self._recent) / window if window else 0.0,
-                **self._end_to_end.named("end_to_end_time"),
+                **self.end_to_end.named("end_to_end_time"),
             },
             "verdicts": {
                 verdict.value: self._verdicts[verdict]
