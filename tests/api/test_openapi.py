@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
+from applications import application, client_of
 from scripted import ScriptedEvaluator
-
-from kerneljudge.api.app import create_app
-from kerneljudge.service import JobService, Settings
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
 
 @pytest.fixture
-def document() -> dict[str, Any]:
-    return create_app(JobService(ScriptedEvaluator()), Settings()).openapi()
+async def document() -> dict[str, Any]:
+    async with application(ScriptedEvaluator()) as (app, _):
+        return app.openapi()
 
 
 def examples(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -31,19 +29,17 @@ def examples(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 async def test_every_example_is_accepted(document: dict[str, Any]) -> None:
-    service = JobService(ScriptedEvaluator())
-    transport = httpx.ASGITransport(create_app(service, Settings()))
-    async with service, httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with application(ScriptedEvaluator()) as (app, _), client_of(app) as client:
         posted = examples(document)
         for path, name, body in posted:
             response = await client.post(path, json=body)
             assert response.status_code == 200, f"{path} {name}: {response.text}"
-    assert {path for path, _, _ in posted} == {"/evaluate", "/compare"}
+    assert {path for path, _, _ in posted} == {"/evaluate", "/compare", "/batch"}
     types = {body["kernel"]["kernel_type"] for path, _, body in posted if path == "/evaluate"}
     assert types == {"torch", "triton", "cuda", "multi_kernel"}
 
 
-def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     references: list[str] = []
 
@@ -65,7 +61,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
         assert name in schemas
 
 
-def test_every_endpoint_of_the_manual_is_described(document: dict[str, Any]) -> None:
+async def test_every_endpoint_of_the_manual_is_described(document: dict[str, Any]) -> None:
     described = {
         f"{method.upper()} {path}"
         for path, operations in document["paths"].items()
@@ -74,18 +70,33 @@ def test_every_endpoint_of_the_manual_is_described(document: dict[str, Any]) -> 
     assert described == {
         "POST /evaluate",
         "POST /compare",
+        "POST /batch",
         "GET /job/{job_id}",
+        "GET /job/{job_id}/events",
+        "DELETE /job/{job_id}",
+        "GET /jobs",
         "GET /health",
+        "GET /health/live",
+        "GET /health/ready",
         "GET /stats",
+        "GET /metrics",
         "POST /admin/cleanup-jobs",
     }
     assert "422" not in str(document["paths"])
-    for path in ("/evaluate", "/compare"):
-        responses = document["paths"][path]["post"]["responses"]
-        assert set(responses) == {"200", "400", "413", "500"}
+    for path in ("/evaluate", "/compare", "/batch"):
+        operation = document["paths"][path]["post"]
+        assert set(operation["responses"]) == {
+            *("200", "202", "400", "401", "403", "408", "409", "413", "415", "429", "500", "503")
+        }
+        assert {parameter["name"] for parameter in operation["parameters"]} == {
+            *("wait", "priority", "deadline"),
+            *("Prefer", "Idempotency-Key", "X-KernelJudge-Client"),
+        }
 
 
-def test_the_fields_of_requests_and_answers_explain_themselves(document: dict[str, Any]) -> None:
+async def test_the_fields_of_requests_and_answers_explain_themselves(
+    document: dict[str, Any],
+) -> None:
     undescribed = [
         f"{name}.{field}"
         for name, schema in document["components"]["schemas"].items()

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from kerneljudge.api.responses import (
+    CancelledResponse,
     CompareResponse,
     EvaluateResponse,
     ExecutionMetadata,
     JobResponse,
+    JobSummary,
     KernelExecResult,
     RuntimeStatistics,
     ServerErrorResponse,
@@ -27,7 +29,13 @@ from kerneljudge.schema import (
 )
 from kerneljudge.service import DeviceState, Job, JobState, Settings
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "JudgedBody"]
+
+JudgedBody = EvaluateResponse | CompareResponse | ServerErrorResponse | CancelledResponse
+"""What a job's end is told by."""
+
+_STATUS_CODES = {JobState.COMPLETED: 200, JobState.FAILED: 500, JobState.CANCELLED: 409}
+_UNFINISHED = "the server is stopping before the job has ended; the next one goes on with it"
 
 
 @dataclass(frozen=True)
@@ -38,8 +46,9 @@ class Answers:
     """The server's settings: its name, its address, its GPU type."""
 
     def status_code(self, job: Job) -> int:
-        """200 for a job with a verdict, 500 for one that failed."""
-        return 500 if job.state is JobState.FAILED else 200
+        """200 for a job with a verdict, 500 for one that failed, 409 for a cancelled one; 503 for
+        one that has not ended, whose server stops."""
+        return _STATUS_CODES.get(job.state, 503)
 
     def gpu_type(self, environment: Environment | None) -> str | None:
         """The GPU type, lower case, where it is recognised; the setting wins."""
@@ -50,17 +59,19 @@ class Answers:
             return None
         return name.lower()
 
-    def judged(
-        self, job: Job, device: DeviceState | None
-    ) -> EvaluateResponse | CompareResponse | ServerErrorResponse:
-        """The body for a job that has ended; `device` is the one that judged it."""
+    def judged(self, job: Job, device: DeviceState | None = None) -> JudgedBody:
+        """The body that a POST of this job is answered with; `device` is the one that judged it."""
         report = job.report
-        if report is None:
+        if job.state is JobState.CANCELLED:
+            error = job.error or "the job was cancelled"
+            return CancelledResponse(**self._pod(), error=error, job_id=job.job_id)
+        if not job.state.finished or report is None:
+            ended = job.error or "the job ended without a report"
             return ServerErrorResponse(
                 **self._pod(),
-                error=job.error or "the job ended without a report",
+                error=ended if job.state.finished else _UNFINISHED,
                 job_id=job.job_id,
-                gpu_id=job.device,
+                gpu_id=_gpu_id(job, device),
             )
         environment = report.environment or (device.environment if device else None)
         gpu_type = self.gpu_type(environment)
@@ -78,7 +89,7 @@ class Answers:
                 else None,
                 metadata=_metadata(
                     job,
-                    gpu_id=_gpu_id(device, job.device),
+                    gpu_id=_gpu_id(job, device),
                     kernel_name=report.candidate.kernel_name,
                     kernel_type=job.kernels["candidate"].kernel_type.value,
                     gpu_type=gpu_type,
@@ -112,34 +123,53 @@ class Answers:
             tolerances=_tolerances(report),
         )
 
-    def job(self, job: Job, device: DeviceState | None) -> JobResponse:
+    def job(self, job: Job, device: DeviceState | None = None) -> JobResponse:
         """The body of GET /job/{job_id}."""
+        report = job.report
         return JobResponse(
-            job_id=job.job_id,
-            status=job.state.value,
-            created_at=job.created_at,
-            error=job.error,
-            kind=job.kind,
-            started_at=job.started_at,
-            finished_at=job.finished_at,
-            phase=job.report.phase if job.report is not None else None,
-            phase_seconds=job.report.phase_seconds if job.report is not None else {},
+            **_summary(job),
+            phase=report.phase if report is not None else None,
+            phase_seconds=report.phase_seconds if report is not None else {},
             result=self.judged(job, device) if job.state.finished else None,
         )
 
-    def failure(self, error: str) -> ServerErrorResponse:
-        """The body for a failure of the server itself, without a job."""
-        return ServerErrorResponse(**self._pod(), error=error)
+    def summary(self, job: Job) -> JobSummary:
+        """One entry of GET /jobs."""
+        return JobSummary(**_summary(job))
+
+    def failure(self, error: str, job_id: str | None = None) -> ServerErrorResponse:
+        """The body for a failure of the server itself."""
+        return ServerErrorResponse(**self._pod(), error=error, job_id=job_id)
 
     def _pod(self) -> dict[str, str]:
         return {"pod_name": self.settings.pod_name, "pod_ip": self.settings.pod_ip}
 
 
-def _gpu_id(device: DeviceState | None, index: int | None) -> int | None:
+def _summary(job: Job) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "status": job.state.value,
+        "created_at": job.created_at,
+        "error": job.error,
+        "kind": job.kind,
+        "verdict": job.verdict if job.state.finished else None,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+        "deadline_at": job.deadline_at,
+        "client": job.client,
+        "priority": job.priority,
+        "attempts": job.attempts,
+        "device": job.device_name,
+        "cancel_requested": job.cancel_requested,
+    }
+
+
+def _gpu_id(job: Job, device: DeviceState | None) -> int | None:
     """N of `cuda:N`, or the index of a device that has no such number."""
-    if device is not None and device.name.startswith("cuda:"):
-        return int(device.name.removeprefix("cuda:"))
-    return index
+    name = job.device_name or (device.name if device is not None else "")
+    if name.startswith("cuda:"):
+        return int(name.removeprefix("cuda:"))
+    return job.device
 
 
 def _rounded(stats: RuntimeStats | None) -> RuntimeStatistics:

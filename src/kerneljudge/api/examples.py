@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["COMPARE_EXAMPLES", "EVALUATE_EXAMPLES"]
+__all__ = ["BATCH_EXAMPLES", "COMPARE_EXAMPLES", "EVALUATE_EXAMPLES"]
 
 _SIZE = 4096
 _BLOCK = 256
@@ -232,3 +232,16 @@ COMPARE_EXAMPLES: Final[dict[str, dict[str, Any]]] = {
     },
 }
 """Bodies of POST /compare."""
+
+BATCH_EXAMPLES: Final[dict[str, Any]] = {
+    "mixed": {
+        "summary": "An evaluation and a comparison",
+        "value": {
+            "requests": [
+                EVALUATE_EXAMPLES["torch"]["value"],
+                COMPARE_EXAMPLES["triton"]["value"],
+            ]
+        },
+    },
+}
+"""Bodies of POST /batch."""

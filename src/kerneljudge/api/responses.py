@@ -24,8 +24,13 @@ from kerneljudge.schema import (
 )
 
 __all__ = [
+    "BatchAcceptedResponse",
+    "BatchResponse",
+    "BatchResult",
     "BrokenRuleResponse",
+    "CancelledResponse",
     "CleanupResponse",
+    "ClientShare",
     "CompareResponse",
     "CompilationMetrics",
     "DeviceHealth",
@@ -36,11 +41,17 @@ __all__ = [
     "GpuUtilization",
     "HealthResponse",
     "InvalidRequestResponse",
+    "JobEventResponse",
+    "JobListResponse",
     "JobResponse",
     "JobStats",
+    "JobSummary",
     "JudgedResponse",
     "KernelExecResult",
+    "LiveResponse",
     "ProfilingMetrics",
+    "QueueStats",
+    "ReadyResponse",
     "Reply",
     "RuntimeStatistics",
     "ServerErrorResponse",
@@ -222,7 +233,8 @@ class InvalidRequestResponse(Reply):
 
 
 class BrokenRuleResponse(Reply):
-    """HTTP 400 for a well-formed request that breaks a rule; HTTP 413 for one that is too big."""
+    """HTTP 400 for a well-formed request that breaks a rule or a limit; HTTP 413 for one that is
+    too big."""
 
     error: str
     """The rule, and what to do."""
@@ -233,10 +245,10 @@ class BrokenRuleResponse(Reply):
 
 
 class ErrorResponse(Reply):
-    """Any other HTTP error, such as 404."""
+    """Any other refusal: 401, 403, 404, 405, 408, 409, 415 and 429."""
 
     error: str
-    """What is wrong."""
+    """What is wrong, and what to do."""
     status: Literal["error"] = "error"
     """Always `error`."""
 
@@ -245,8 +257,8 @@ class _Empty(BaseModel):
     """An empty object."""
 
 
-class ServerErrorResponse(Reply):
-    """HTTP 500 of a job of which nothing is known."""
+class _NothingJudged(Reply):
+    """What is answered where there is no result."""
 
     kernel_exec_result: _Empty = Field(default_factory=_Empty)
     """Empty."""
@@ -256,41 +268,123 @@ class ServerErrorResponse(Reply):
     """The server's name."""
     pod_ip: str
     """The server's address."""
+    error: str
+    """Why there is no result."""
+
+
+class ServerErrorResponse(_NothingJudged):
+    """HTTP 500 for a job of which nothing is known; HTTP 503 where the server takes no jobs now."""
+
     status: Literal["error"] = "error"
     """Always `error`."""
-    error: str
-    """What failed."""
     job_id: str | None = Field(default=None, exclude_if=_is_none)
     """The job. Left out where none was made."""
     gpu_id: int | None = Field(default=None, exclude_if=_is_none)
     """Index of its device. Left out where none took it."""
 
 
-class JobResponse(Reply):
-    """The answer to GET /job/{job_id}. Times are seconds since the epoch."""
+class CancelledResponse(_NothingJudged):
+    """HTTP 409 for a job that was cancelled before it had a verdict."""
+
+    status: Literal["cancelled"] = "cancelled"
+    """Always `cancelled`."""
+    job_id: str
+    """The job."""
+
+
+class JobSummary(Reply):
+    """One job in a listing. Times are seconds since the epoch."""
 
     job_id: str
     """The job."""
     status: str
-    """submitted, compiling, validating, profiling, completed or failed."""
+    """queued, submitted, compiling, validating, profiling, completed, failed or cancelled."""
     created_at: float
     """When it was submitted."""
     error: str | None = None
-    """Why it failed."""
+    """Why it failed or was cancelled."""
     kind: Literal["evaluate", "compare"]
     """What was asked for."""
+    verdict: Verdict | None = None
+    """Its verdict; null while it has none."""
     started_at: float | None = None
-    """When a judge took it up."""
+    """When a judge took it up, the last time."""
     finished_at: float | None = None
     """When it ended."""
+    deadline_at: float | None = None
+    """When its result is of no use any more: then it fails."""
+    client: str = ""
+    """Whose share of the devices it takes."""
+    priority: int = 0
+    """Higher goes first."""
+    attempts: int = 0
+    """Times that a server has taken it up."""
+    device: str | None = None
+    """The device that judges it, or did, such as `cuda:0`."""
+    cancel_requested: bool = False
+    """Whether it is cancelled as soon as its judge has let go of it."""
+
+
+class JobResponse(JobSummary):
+    """One job: the answer to GET /job/{job_id}, and to a POST that does not wait."""
+
     phase: Phase | None = None
     """The phase reached; null before the first."""
     phase_seconds: dict[str, float] = Field(default_factory=dict)
     """Wall time of each phase in seconds, so far."""
-    result: CompareResponse | EvaluateResponse | ServerErrorResponse | None = Field(
-        default=None, union_mode="left_to_right"
+    result: CompareResponse | EvaluateResponse | ServerErrorResponse | CancelledResponse | None = (
+        Field(default=None, union_mode="left_to_right")
     )
-    """The body that the POST answered with; null while the job runs."""
+    """The body that a waiting POST is answered with; null while the job has not ended."""
+
+
+class JobListResponse(Reply):
+    """The answer to GET /jobs."""
+
+    jobs: list[JobSummary]
+    """The jobs, newest first."""
+    next_cursor: str | None = None
+    """What to send as `cursor` for the next page; null on the last."""
+
+
+class JobEventResponse(Reply):
+    """The data of an event `state` of GET /job/{job_id}/events."""
+
+    number: int
+    """1 for the job's first event, and so on; also the event's id."""
+    at: float
+    """When it happened, in seconds since the epoch."""
+    status: str
+    """The state of the job from then on."""
+    phase: Phase | None = None
+    """The phase that began, where a judge works on the job."""
+    message: str | None = None
+    """What else there is to say, such as why it was queued again."""
+
+
+class BatchResult(Reply):
+    """What one request of a batch is answered with."""
+
+    status_code: int
+    """The HTTP status that a POST of this request alone gets: 200, 409, 500 or 503."""
+    body: CompareResponse | EvaluateResponse | ServerErrorResponse | CancelledResponse = Field(
+        union_mode="left_to_right"
+    )
+    """The body that it gets."""
+
+
+class BatchResponse(Reply):
+    """The answer to POST /batch."""
+
+    results: list[BatchResult]
+    """One a request, in their order."""
+
+
+class BatchAcceptedResponse(Reply):
+    """The answer to a POST /batch that does not wait."""
+
+    jobs: list[JobResponse]
+    """One a request, in their order."""
 
 
 class DeviceHealth(Reply):
@@ -304,6 +398,10 @@ class DeviceHealth(Reply):
     """Whether it takes jobs."""
     jobs: int
     """Jobs on it now."""
+    health: str = "ready"
+    """starting, ready, quarantined or stopped."""
+    reason: str | None = None
+    """Why it takes no jobs."""
     environment: Environment | None = None
     """What its judge reported of it."""
 
@@ -330,7 +428,7 @@ class HealthResponse(Reply):
     """The answer to GET /health: HTTP 200 when healthy, 500 when not."""
 
     status: Literal["healthy", "unhealthy"]
-    """`healthy` where at least one device takes jobs."""
+    """`healthy` where jobs are taken and at least one device judges them."""
     error: str | None = Field(default=None, exclude_if=_is_none)
     """Why it is unhealthy. Left out when healthy."""
     job_stats: JobStats
@@ -347,8 +445,28 @@ class HealthResponse(Reply):
     """GPUs that take jobs."""
     devices: list[DeviceHealth]
     """Every configured device."""
+    database: Literal["ready", "unusable"] = "ready"
+    """Whether the database answers."""
+    draining: bool = False
+    """Whether the server is stopping and takes no more jobs."""
     version: str
     """Version of the server."""
+
+
+class LiveResponse(Reply):
+    """The answer to GET /health/live."""
+
+    status: Literal["live"] = "live"
+    """Always `live`."""
+
+
+class ReadyResponse(Reply):
+    """The answer to GET /health/ready: HTTP 200 when ready, 503 when not."""
+
+    status: Literal["ready", "unready"]
+    """Whether jobs are taken and judged."""
+    error: str | None = Field(default=None, exclude_if=_is_none)
+    """Why not. Left out when ready."""
 
 
 class CompilationMetrics(Reply):
@@ -434,6 +552,9 @@ class GpuUtilization(Reply):
     """The longest."""
     utilization_by_gpu: dict[str, dict[str, float]]
     """For each device: jobs, busy_seconds, utilization_pct since the server started."""
+    wait_time_by_client: dict[str, dict[str, float]]
+    """For each client: jobs that were given a device, and the mean, shortest and longest wait.
+    With an API key without the scope admin, its own alone."""
 
 
 class Throughput(Reply):
@@ -449,6 +570,12 @@ class Throughput(Reply):
     """Jobs that got a verdict in time."""
     failed_requests: int
     """Jobs that ran out of time, or that the service failed."""
+    cancelled_requests: int
+    """Jobs that were cancelled."""
+    requeued_requests: int
+    """Times that a job was put back into the queue, its judge or its device having failed."""
+    resumed_requests: int
+    """Times that a job was taken up again that a server had begun before."""
     active_requests: int
     """Jobs that have not ended."""
     success_rate: float
@@ -467,6 +594,32 @@ class Throughput(Reply):
     """The longest."""
 
 
+class ClientShare(Reply):
+    """One client that has jobs."""
+
+    weight: float
+    """Its share against that of others."""
+    share: float
+    """Its share of the devices, from 0 to 1, while all of these clients have jobs."""
+    waiting: int
+    """Its jobs that wait."""
+    running: int
+    """Its jobs that run."""
+
+
+class QueueStats(Reply):
+    """What waits and runs at this server."""
+
+    waiting: int
+    """Jobs that wait."""
+    running: int
+    """Jobs that run."""
+    builders: dict[str, int]
+    """Builds: how many may run at once (size), how many do (busy), how many wait (waiting)."""
+    clients: dict[str, ClientShare]
+    """The clients that have jobs. With an API key without the scope admin, itself alone."""
+
+
 class StatsResponse(Reply):
     """The answer to GET /stats: since the server started, rates from 0 to 1."""
 
@@ -482,6 +635,8 @@ class StatsResponse(Reply):
     """Devices."""
     throughput: Throughput
     """Jobs over time."""
+    queue: QueueStats
+    """What waits and runs."""
     verdicts: dict[str, int]
     """Finished jobs by verdict."""
     jobs_completed: int
