@@ -23,11 +23,17 @@ find_python() {
     return 1
 }
 
+as_root=()
+if ((EUID != 0)); then as_root=(sudo -n); fi
+
+may_install() { # is there an apt that we may use?
+    command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null
+}
+
 apt_updated=
 install() { # install PACKAGE… WHY: by apt, or an error that says what to do
-    local why="${*: -1}" packages=("${@:1:$#-1}") as_root=()
-    if ((EUID != 0)); then as_root=(sudo -n); fi
-    if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
+    local why="${*: -1}" packages=("${@:1:$#-1}")
+    if may_install; then
         say "Installing ${packages[*]} ($why)"
         if [[ -z $apt_updated ]]; then
             "${as_root[@]}" apt-get -qq update
@@ -69,6 +75,28 @@ fi
 command -v g++ >/dev/null || missing+=(g++)
 if ((${#missing[@]})); then
     install "${missing[@]}" "to make an environment and to compile kernels' host code"
+fi
+
+# Tests start a PostgreSQL server of their own. Without one they are skipped, but not in CI.
+postgres=(/usr/lib/postgresql/*/bin/initdb)
+if [[ ! -x ${postgres[0]} ]] && ! command -v initdb >/dev/null; then
+    if may_install || [[ ${CI:-} == true ]]; then
+        install postgresql "the tests of the job store run on a real PostgreSQL too"
+    else
+        echo "PostgreSQL's server is not installed: its tests are skipped" \
+            "(sudo apt-get install postgresql)."
+    fi
+fi
+
+# The page is tested in a real browser. Without one these tests are skipped, but not in CI.
+if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null &&
+    ! command -v google-chrome >/dev/null; then
+    if may_install || [[ ${CI:-} == true ]]; then
+        install chromium "the page is tested in a real browser"
+    else
+        echo "Chromium is not installed: the tests in a browser are skipped" \
+            "(sudo apt-get install chromium)."
+    fi
 fi
 
 say "2/4 Making the environment $venv"
