@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,8 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from listening import listening
+from rich.console import Console
 from scripted import ScriptedEvaluator, accepted, failed, partial, side
 from typer.testing import CliRunner, Result
 
@@ -353,6 +356,22 @@ def by_name(request: JobRequest) -> JobReport:
     return accepted(request)
 
 
+def test_a_terminal_shows_the_phases_of_its_own_job(
+    run: Callable[..., Result],
+    model: Path,
+    folder: Path,
+    evaluator: ScriptedEvaluator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    evaluator.script = lambda request: failed(request, FaultKind.CRASHED, Phase.CHECK)
+    for arguments, shown in (([model], "completed"), ([folder], "3/3")):
+        screen = Console(file=io.StringIO(), force_terminal=True, width=100)
+        monkeypatch.setattr("kerneljudge.cli.runs.ERR", screen)
+        assert run("evaluate", *arguments).exit_code == 1
+        assert isinstance(screen.file, io.StringIO)
+        assert shown in screen.file.getvalue()
+
+
 def test_a_folder_is_judged_in_natural_order_and_summed_up(
     run: Callable[..., Result], folder: Path, evaluator: ScriptedEvaluator
 ) -> None:
@@ -393,7 +412,7 @@ def test_a_folder_goes_on_after_a_failure_of_the_server(
     def script(request: JobRequest) -> JobReport:
         assert isinstance(request, EvaluateRequest)
         if "1_first" in request.kernel.source_code:
-            raise RuntimeError("boom")
+            return partial(request, Phase.CHECK).model_copy(update={"error": "boom"})
         return accepted(request)
 
     evaluator.script = script
@@ -402,6 +421,30 @@ def test_a_folder_goes_on_after_a_failure_of_the_server(
     first, *others = json.loads(result.stdout)
     assert "boom" in first["error"]
     assert [entry["verdict"] for entry in others] == ["accepted", "accepted"]
+
+
+def test_a_file_that_the_server_does_not_take_has_a_row_and_fails_alone(
+    folder: Path, evaluator: ScriptedEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with listening(evaluator, max_source_bytes=1024) as url:
+
+        def run() -> Result:
+            return CliRunner().invoke(app, ["evaluate", str(folder), "--url", url])
+
+        (folder / "3_long.py").write_text(MODEL + "#" * 1024)
+        result = run()
+        assert result.exit_code == 1, result.output
+        (row,) = [line for line in result.stdout.splitlines() if "3_long.py" in line]
+        assert "not taken" in row
+        assert "1024" in row
+        assert re.search(r"accepted +3", result.stdout)
+        assert re.search(r"not taken +1", result.stdout)
+        assert len(evaluator.requests) == 3
+        # Where none is taken, nothing was judged.
+        for name in ("1_first", "2_second", "10_last"):
+            (folder / f"{name}.py").unlink()
+        assert run().exit_code == 2
 
 
 def test_an_accepted_folder_exits_0(run: Callable[..., Result], folder: Path) -> None:
@@ -475,5 +518,170 @@ def test_serving_with_impossible_settings_exits_2() -> None:
 
 def test_no_command_explains_the_commands() -> None:
     result = CliRunner().invoke(app, [], env={**os.environ, "COLUMNS": "100"})
-    for command in ("serve", "evaluate", "compare", "doctor", "demo", "version"):
+    for command in ("serve", "evaluate", "compare", "doctor", "demo", "version", "watch"):
         assert command in result.output
+
+
+# --- jobs that nobody waits for at first
+
+
+def submitted(run: Callable[..., Result], *arguments: str | Path) -> str:
+    """Submits: the job's id."""
+    result = run("submit", *arguments)
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(r"[0-9a-f-]{36}\n", result.stdout)
+    return result.stdout.strip()
+
+
+def test_a_job_is_submitted_now_and_waited_for_later(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator, tmp_path: Path
+) -> None:
+    evaluator.steps = (Phase.BUILD,)
+    job_id = submitted(run, model, "--seed", "5", "--priority", "3")
+    result = run("wait", job_id, "--timeout", "0.05")
+    assert result.exit_code == 3
+    assert "has not ended" in result.stderr
+    shown = run("job", job_id)
+    assert shown.exit_code == 0
+    assert re.search(r"priority +3", shown.stdout)
+    evaluator.step()
+    target = tmp_path / "result.json"
+    result = run("wait", job_id, "--json", "--output", target)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["seed"] == 5
+    assert json.loads(target.read_text())["job_id"] == job_id
+    shown = run("job", job_id)
+    assert re.search(r"status +completed", shown.stdout)
+    assert re.search(r"candidate +add", shown.stdout)
+    assert json.loads(run("job", job_id, "--json").stdout)["verdict"] == "accepted"
+
+
+def test_a_comparison_is_submitted_with_its_reference(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    options = ["--reference", model, "--atol", "0.5", "--ref-metadata", '{"class_name": "A"}']
+    result = run("submit", model, *options, "--json")
+    assert json.loads(result.stdout)["kind"] == "compare"
+    assert run("wait", json.loads(result.stdout)["job_id"]).exit_code == 0
+    (request,) = evaluator.requests
+    assert isinstance(request, CompareRequest)
+    assert (request.atol, request.ref_kernel.metadata) == (0.5, {"class_name": "A"})
+    lost = run("submit", model, "--rtol", "0.5")
+    assert lost.exit_code == 2
+    assert "give --reference" in lost.stderr
+
+
+def test_one_idempotency_key_is_one_job(run: Callable[..., Result], model: Path) -> None:
+    first, second = (submitted(run, model, "--idempotency-key", "mine") for _ in range(2))
+    assert first == second
+
+
+def test_watching_shows_the_phases_and_then_the_result(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    evaluator.steps = (Phase.BUILD, Phase.CHECK)
+    evaluator.script = lambda request: failed(request, FaultKind.CRASHED, Phase.CHECK)
+    job_id = submitted(run, model)
+    evaluator.step(2)
+    result = run("watch", job_id)
+    assert result.exit_code == 1, result.output
+    states = re.findall(r"^ +[\d.]+ s  (\w+)", result.stdout, re.MULTILINE)
+    assert [state for state in states if state != "submitted"] == [
+        *("queued", "compiling", "validating", "completed"),
+    ]
+    assert "the candidate did not survive" in result.stdout
+    lines = [json.loads(line) for line in run("watch", job_id, "--json").stdout.splitlines()]
+    assert [line["status"] for line in lines] == [*states, "completed"]
+    assert lines[-1]["result"]["verdict"] == "crashed"
+
+
+def test_jobs_are_listed_and_filtered(run: Callable[..., Result], model: Path) -> None:
+    made = [submitted(run, model) for _ in range(3)]
+    for job_id in made:
+        run("wait", job_id)
+    listed = json.loads(run("jobs", "--json", "--status", "completed").stdout)
+    assert [job["job_id"] for job in listed] == made[::-1]
+    assert json.loads(run("jobs", "--json", "--verdict", "crashed").stdout) == []
+    assert len(json.loads(run("jobs", "--json", "--limit", "2").stdout)) == 2
+    shown = run("jobs", "--kind", "evaluate")
+    assert shown.exit_code == 0
+    assert all(
+        re.search(rf"^{job_id} +evaluate +completed +accepted", shown.stdout, re.M)
+        for job_id in made
+    )
+    wrong = run("jobs", "--status", "no-such-state")
+    assert wrong.exit_code == 2
+
+
+def test_a_job_is_cancelled_once(
+    run: Callable[..., Result], model: Path, evaluator: ScriptedEvaluator
+) -> None:
+    evaluator.steps = (Phase.BUILD,)
+    job_id = submitted(run, model)
+    result = run("cancel", job_id, "--json")
+    assert result.exit_code == 0, result.output
+    assert [job["job_id"] for job in json.loads(result.stdout)] == [job_id]
+    waited = run("wait", job_id)
+    assert waited.exit_code == 3
+    assert "was cancelled" in waited.stderr
+    evaluator.steps = ()
+    done = submitted(run, model)
+    run("wait", done)
+    assert run("cancel", done).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["wait", "watch", "job", "cancel"])
+def test_an_unknown_job_exits_2(run: Callable[..., Result], command: str) -> None:
+    result = run(command, "00000000-0000-0000-0000-000000000000")
+    assert result.exit_code == 2
+    assert "there is no job" in result.stderr
+
+
+def test_stats_and_health_are_shown(run: Callable[..., Result], model: Path) -> None:
+    run("evaluate", model)
+    shown = run("stats")
+    assert shown.exit_code == 0
+    assert re.search(r"jobs_completed +1", shown.stdout)
+    assert re.search(r"^compilation_metrics", shown.stdout, re.MULTILINE)
+    assert json.loads(run("stats", "--json").stdout)["jobs_completed"] == 1
+    well = run("health")
+    assert well.exit_code == 0
+    assert re.search(r"^healthy\n", well.stdout)
+    assert re.search(r"^cpu .*a processor", well.stdout, re.MULTILINE)
+    assert json.loads(run("health", "--json").stdout)["status"] == "healthy"
+
+
+def test_a_server_without_a_device_is_unhealthy(
+    run: Callable[..., Result], evaluator: ScriptedEvaluator
+) -> None:
+    evaluator.ready = False
+    result = run("health")
+    assert result.exit_code == 3
+    assert result.stdout.startswith("unhealthy: ")
+    assert json.loads(run("health", "--json").stdout)["status"] == "unhealthy"
+
+
+@pytest.mark.parametrize("arguments", [["health"], ["stats"], ["jobs"], ["watch", "x"]])
+def test_a_command_says_where_no_server_is(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, [*arguments, "--url", "http://127.0.0.1:1", "--json"])
+    assert result.exit_code == 3
+    assert "cannot reach the server at http://127.0.0.1:1" in json.loads(result.stdout)["error"]
+
+
+def test_an_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization"))
+        return httpx.Response(401, json={"error": "this API key is unknown here"})
+
+    monkeypatch.setattr(
+        httpx.HTTPTransport, "handle_request", lambda self, request: answer(request)
+    )
+    for arguments in (["--api-key", "kj_given"], []):
+        result = CliRunner().invoke(
+            app, ["jobs", *arguments], env={"KERNELJUDGE_API_KEY": "kj_environment"}
+        )
+        assert result.exit_code == 2
+        assert "unknown here" in result.stderr
+    assert seen == ["Bearer kj_given", "Bearer kj_environment"]

@@ -48,6 +48,7 @@ def environment(
     return wanted | {
         "KERNELJUDGE_DEVICES": "cpu",
         "KERNELJUDGE_CACHE_DIR": str(cache.mkdir("kerneljudge-builds")),
+        "KERNELJUDGE_STATE_DIR": str(tmp_path_factory.mktemp("state")),
         "KERNELJUDGE_STANDBY": "1",
         "COLUMNS": "200",
     }
@@ -106,14 +107,16 @@ def wait_until_gone(processes: dict[int, str]) -> None:
 
 
 @pytest.fixture
-def serve(environment: dict[str, str]) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `kerneljudge serve --port 0` and returns once it has said where it listens."""
+def serve(
+    environment: dict[str, str], tmp_path: Path
+) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `kerneljudge serve --port 0`, with the state folder `state`."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [*COMMAND, "serve", "--port", "0", *arguments],
-            env=environment,
+            env=environment | {"KERNELJUDGE_STATE_DIR": str(tmp_path / "state")},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -176,12 +179,9 @@ def test_a_server_can_be_stopped_before_it_is_ready(
 
 
 def test_stopping_a_server_ends_a_running_job_with_an_answer(
-    serve: Callable[..., subprocess.Popen[str]], environment: dict[str, str]
+    serve: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    environment = environment | {"KERNELJUDGE_SHUTDOWN_GRACE": "0"}
-    server = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0"], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    server = serve("--shutdown-grace", "0")
     url = address(server)
     endless = MODEL.replace("return x + 1", "\n        while True: pass")
     body = {"kernel": {"source_code": endless, "kernel_type": "torch"}}
@@ -202,7 +202,7 @@ def test_stopping_a_server_ends_a_running_job_with_an_answer(
     wait_until_gone(below)
     assert client.stdout is not None
     assert client.stdout.read() == (
-        "500 the server was stopped before the job ended; submit it again\n"
+        "503 the server is stopping before the job has ended; the next one goes on with it\n"
     )
     client.wait()
 
@@ -216,6 +216,17 @@ def test_a_port_that_is_taken_is_told_and_exits_3(
     assert done.returncode == 3
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
     assert done.stdout == ""
+
+
+def test_a_database_that_another_server_has_is_told_and_exits_3(
+    serve: Callable[..., subprocess.Popen[str]],
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    address(serve())
+    done = run("serve", "--port", "0", "--state-dir", tmp_path / "state")
+    assert done.returncode == 3
+    assert "another server has the database" in done.stderr
 
 
 def test_a_device_that_is_not_there_is_told_and_exits_3(
@@ -310,6 +321,39 @@ def test_a_private_server_dies_with_its_command(
     command.kill()
     command.wait()
     wait_until_gone(below)
+
+
+def test_ctrl_c_cancels_the_job_that_a_command_waits_for(
+    serve: Callable[..., subprocess.Popen[str]], environment: dict[str, str], tmp_path: Path
+) -> None:
+    url = address(serve())
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text(
+            MODEL.replace("return x + 1", "\n        while True: pass")
+        )
+
+    def jobs(status: str) -> list[Any]:
+        answer = httpx.get(f"{url}/jobs", params={"status": status}, timeout=30)
+        found: list[Any] = answer.json()["jobs"]
+        return found
+
+    for source, count in ((tmp_path / "first.py", 1), (tmp_path, 2)):
+        before = len(jobs("cancelled"))
+        command = subprocess.Popen(
+            [*COMMAND, "evaluate", str(source), "--type", "torch", "--url", url],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not jobs("validating"):
+            assert command.poll() is None
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+        assert command.returncode == 130, said
+        assert said.count("Cancelled the job") == count
+        while len(jobs("cancelled")) < before + count:
+            pass
 
 
 def test_a_private_server_that_does_not_start_is_told(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kerneljudge.client import KernelJudgeClient
+from kerneljudge.client import JobCancelled, JobResponse, KernelJudgeClient
 from kerneljudge.schema import KernelCode, KernelType, Verdict
 
 pytestmark = pytest.mark.e2e
@@ -116,3 +122,96 @@ def test_stats_tell_what_was_judged(client: KernelJudgeClient) -> None:
     assert after.gpu_utilization.total_gpu_time_seconds > (
         before.gpu_utilization.total_gpu_time_seconds
     )
+
+
+ENDLESS = MODEL.replace("return x * 2", "\n        while True: pass")
+
+
+def test_the_phases_of_a_job_are_told_in_their_order(client: KernelJudgeClient) -> None:
+    job = client.submit({"kernel": kernel(), "num_trials": 3})
+    *events, last = client.stream(job.job_id)
+    assert [event.status for event in events] == [
+        *("queued", "submitted"),
+        *(event.status for event in events[2:-1]),
+        "completed",
+    ]
+    order = ["compiling", "validating", "profiling"]
+    met = [event.status for event in events[2:-1]]
+    assert sorted(set(met), key=order.index) == order
+    assert [order.index(status) for status in met] == sorted(map(order.index, met))
+    assert isinstance(last, JobResponse)
+    assert last.verdict is Verdict.ACCEPTED
+
+
+def test_a_cancelled_job_frees_the_device_for_the_next(client: KernelJudgeClient) -> None:
+    job = client.submit({"kernel": kernel(ENDLESS), "timeout": 600})
+    for event in client.stream(job.job_id):
+        if event.status == "validating":
+            client.cancel(job.job_id)
+    with pytest.raises(JobCancelled):
+        client.wait(job.job_id)
+    assert client.evaluate(kernel(), num_trials=3).verdict is Verdict.ACCEPTED
+
+
+def test_a_batch_of_every_outcome_comes_back_in_order(client: KernelJudgeClient) -> None:
+    sources = [MODEL, "import no_such_module", MODEL]
+    outcomes = client.batch([{"kernel": kernel(one), "num_trials": 2} for one in sources])
+    assert [getattr(outcome, "verdict", outcome) for outcome in outcomes] == [
+        Verdict.ACCEPTED,
+        Verdict.COMPILE_ERROR,
+        Verdict.ACCEPTED,
+    ]
+
+
+def serve(port: str, state: Path, cache: Path) -> tuple[subprocess.Popen[str], str]:
+    """A server with this database, and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kerneljudge", "serve", "--port", port],
+        env=os.environ
+        | {
+            "KERNELJUDGE_DEVICES": "cpu",
+            "KERNELJUDGE_STATE_DIR": str(state),
+            "KERNELJUDGE_CACHE_DIR": str(cache),
+            "KERNELJUDGE_STANDBY": "1",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    found = re.search(r":(\d+)$", process.stdout.readline().strip())
+    assert found
+    return process, found[1]
+
+
+@pytest.mark.slow
+def test_what_is_waited_for_survives_the_server(tmp_path: Path) -> None:
+    server, port = serve("0", tmp_path / "state", tmp_path / "cache")
+    results: list[Any] = []
+    told: list[Any] = []
+    slow = kernel(MODEL.replace("return x * 2", "import time; time.sleep(0.05); return x * 2"))
+    try:
+        with KernelJudgeClient(f"http://127.0.0.1:{port}", retries=30) as client:
+            waiting = threading.Thread(
+                target=lambda: results.append(client.evaluate(slow, 100, num_warmup=0))
+            )
+            waiting.start()
+            while not (jobs := [job for job in client.jobs() if job.status == "profiling"]):
+                pass
+            watching = threading.Thread(target=lambda: told.extend(client.stream(jobs[0].job_id)))
+            watching.start()
+            server.kill()
+            server.wait()
+            server, _ = serve(port, tmp_path / "state", tmp_path / "cache")
+            waiting.join()
+            watching.join()
+            (only,) = client.jobs()
+    finally:
+        server.terminate()
+        server.wait()
+    (result,) = results
+    assert result.verdict is Verdict.ACCEPTED
+    assert result.job_id == only.job_id == jobs[0].job_id
+    assert only.attempts == 2
+    assert [event.number for event in told[:-1]] == list(range(1, len(told)))
+    assert told[-1].verdict is Verdict.ACCEPTED

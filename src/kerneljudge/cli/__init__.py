@@ -1,18 +1,30 @@
 """The command line: one module a command.
 
 Exit codes, the same everywhere: 0 accepted (or done), 1 judged and not accepted, 2 a mistake in
-the command line or the request, 3 a failure of the server.
+the command line or the request, 3 no verdict, 130 interrupted.
 """
 
 import typer
 
+from kerneljudge.cli.cancel import cancel
 from kerneljudge.cli.compare import compare
+from kerneljudge.cli.config import config
 from kerneljudge.cli.demo import demo
 from kerneljudge.cli.doctor import doctor
 from kerneljudge.cli.evaluate import evaluate
 from kerneljudge.cli.exits import Exit
+from kerneljudge.cli.health import health
+from kerneljudge.cli.job import job
+from kerneljudge.cli.jobs import jobs
+from kerneljudge.cli.keys import keys
+from kerneljudge.cli.mcp import mcp
 from kerneljudge.cli.serve import serve
+from kerneljudge.cli.settings import ANY_SETTING
+from kerneljudge.cli.stats import stats
+from kerneljudge.cli.submit import submit
 from kerneljudge.cli.version import version
+from kerneljudge.cli.wait import wait
+from kerneljudge.cli.watch import watch
 
 __all__ = ["Exit", "app"]
 
@@ -24,5 +36,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
-for command in (serve, evaluate, compare, doctor, demo, version):
-    app.command()(command)
+for plain in (
+    *(evaluate, compare, submit, wait, watch, jobs, job, cancel, stats, health),
+    *(doctor, demo, mcp, version),
+):
+    app.command()(plain)
+for configured in (serve, config):
+    app.command(context_settings=ANY_SETTING)(configured)
+app.add_typer(keys, name="keys")

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kerneljudge.cli import options
+from kerneljudge.cli.connections import connect
 from kerneljudge.cli.console import exit_on_error
-from kerneljudge.cli.kernels import (
-    KernelOptions,
-    makes_inputs,
-    read_kernel,
-    read_metadata,
-    read_source,
-)
-from kerneljudge.cli.private import client_of
-from kerneljudge.cli.results import check_writable, exit_code, judge_one, report
-from kerneljudge.schema import KernelType
+from kerneljudge.cli.kernels import KernelOptions, read_comparison, read_metadata, run_options
+from kerneljudge.cli.results import check_writable, exit_code, report
+from kerneljudge.cli.runs import judge_one
 
 __all__ = ["compare"]
-
-_REFERENCE = "Reference"
 
 
 def compare(
@@ -42,25 +33,9 @@ def compare(
     class_name: options.ClassName = None,
     method_name: options.MethodName = None,
     compiler_options: options.CompilerOption = None,
-    ref_type: Annotated[
-        KernelType | None,
-        typer.Option(
-            metavar="TYPE",
-            help="Its kernel type; told from the source if unset.",
-            rich_help_panel=_REFERENCE,
-        ),
-    ] = None,
-    ref_contract: Annotated[
-        Path | None,
-        typer.Option(
-            help="Its contract; --contract if unset, where the source makes no inputs itself.",
-            rich_help_panel=_REFERENCE,
-        ),
-    ] = None,
-    ref_metadata: Annotated[
-        str | None,
-        typer.Option(help="Its metadata: JSON, or @ and a JSON file.", rich_help_panel=_REFERENCE),
-    ] = None,
+    ref_type: options.RefType = None,
+    ref_contract: options.RefContract = None,
+    ref_metadata: options.RefMetadata = None,
     trials: options.Trials = 100,
     warmup: options.Warmup = 10,
     checks: options.Checks = 2,
@@ -68,7 +43,10 @@ def compare(
     seed: options.Seed = None,
     atol: options.Atol = None,
     rtol: options.Rtol = None,
-    server: options.Server = None,
+    priority: options.Priority = None,
+    deadline: options.Deadline = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
 ) -> None:
@@ -77,7 +55,7 @@ def compare(
     The options of a kernel are the candidate's; those that begin with --ref are the reference's.
 
     Exit code: 0 accepted, 1 judged and not accepted, 2 a mistake in the command or the request,
-    3 a failure of the server.
+    3 no verdict.
     """
     with exit_on_error(as_json):
         shortcuts = {
@@ -89,24 +67,12 @@ def compare(
             "compiler_options": compiler_options,
         }
         chosen = KernelOptions(kernel_type, contract, read_metadata(metadata, shortcuts))
-        if ref_contract is None and not makes_inputs(read_source(reference)):
-            ref_contract = contract
         ref_chosen = KernelOptions(ref_type, ref_contract, read_metadata(ref_metadata, {}))
-        ref_kernel = read_kernel(reference, ref_chosen)
-        custom_kernel = read_kernel(candidate, chosen)
+        request = read_comparison(reference, ref_chosen, candidate, chosen) | run_options(
+            trials, warmup, checks, timeout, seed, atol, rtol
+        )
         check_writable(output)
-        with client_of(server, timeout) as client:
-            call = functools.partial(
-                client.compare,
-                ref_kernel,
-                custom_kernel,
-                num_trials=trials,
-                num_warmup=warmup,
-                num_checks=checks,
-                seed=seed,
-                atol=atol,
-                rtol=rtol,
-            )
-            result = judge_one(client, (candidate.name, call))
+        with connect(url, api_key) as client:
+            result = judge_one(client, request, priority, deadline)
             report(result, as_json, output)
-            raise typer.Exit(exit_code([result.verdict]))
+            raise typer.Exit(exit_code([result]))

@@ -78,6 +78,8 @@ def plain(text: str) -> str:
     )
 
 
-def verdict_text(verdict: Verdict) -> Text:
-    """The verdict in its colour."""
-    return Text.assemble((verdict.value, _STYLES[verdict]))
+def verdict_text(verdict: Verdict | str) -> Text:
+    """The verdict in its colour, or what stands in place of one."""
+    if isinstance(verdict, Verdict):
+        return Text(verdict.value, style=_STYLES[verdict])
+    return Text(verdict, style="bold white on red")

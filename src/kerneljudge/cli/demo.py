@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -13,15 +12,15 @@ from rich.table import Table
 
 from kerneljudge.api import CompareResponse
 from kerneljudge.cli import options
+from kerneljudge.cli.connections import connect
 from kerneljudge.cli.console import ERR, OUT, Usage, exit_on_error, verdict_text
 from kerneljudge.cli.display import milliseconds, show_result
 from kerneljudge.cli.exits import Exit
-from kerneljudge.cli.private import client_of
 from kerneljudge.cli.results import response_json
-from kerneljudge.cli.runs import Call, run_all
-from kerneljudge.client import KernelJudgeClient, KernelJudgeError
+from kerneljudge.cli.runs import judge_all
+from kerneljudge.client import Judged, KernelJudgeClient, KernelJudgeError, Outcome
 from kerneljudge.contract import IOContract, IOContractBuilder, create_randn_spec
-from kerneljudge.schema import KernelCode, KernelType, Verdict
+from kerneljudge.schema import CompareRequest, KernelCode, KernelType, Verdict
 
 __all__ = ["demo"]
 
@@ -36,11 +35,12 @@ _NEEDS_GPU = frozenset({KernelType.TORCH_CUDA, KernelType.CUDA})
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for the results as JSON.")] = Path("out"),
-    server: options.Server = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
 ) -> None:
     """Judge one kernel of every type: a + b, against PyTorch.
 
-    Starts a server on a free port of this machine, or uses the one of --server.
+    Starts a server on a free port of this machine, or uses the one of --url.
 
     Exit code: 0 if every verdict is what this device can give: accepted, or unsupported for CUDA
     on a machine without a GPU; 1 if another one came, 2 for a mistake in the command, 3 for a
@@ -52,8 +52,8 @@ def demo(
         except OSError as error:
             raise Usage(f"cannot make the folder {output}: {error.strerror}") from None
         kernels = demo_kernels()
-        ERR.print("Starting a server…" if server is None else f"Asking {server}…", markup=False)
-        with client_of(server, _TIMEOUT) as client:
+        ERR.print("Starting a server…" if url is None else f"Asking {url}…", markup=False)
+        with connect(url, api_key) as client:
             gpu = client.health_check().gpu_available
             answers = _judge(client, kernels, trials=100 if gpu else 20)
         results = [answer for answer in answers if isinstance(answer, CompareResponse)]
@@ -121,20 +121,22 @@ def _cuda_contract() -> IOContract:
 
 def _judge(
     client: KernelJudgeClient, kernels: dict[KernelType, KernelCode], trials: int
-) -> list[CompareResponse | KernelJudgeError]:
+) -> list[Outcome]:
     reference = KernelCode(source_code=_source("reference.py"), kernel_type=KernelType.TORCH)
-    calls: list[Call[CompareResponse]] = [
-        (
-            kernel_type.value,
-            functools.partial(client.compare, reference, kernel, num_trials=trials, seed=1),
+    requests = [
+        CompareRequest(
+            ref_kernel=reference,
+            custom_kernel=kernel,
+            num_trials=trials,
+            timeout=_TIMEOUT,
+            seed=1,
         )
-        for kernel_type, kernel in kernels.items()
+        for kernel in kernels.values()
     ]
-    # One at a time, so in their order.
-    return [answer for _, answer in run_all(client, calls, 1, _describe)]
+    return judge_all(client, requests, [one.value for one in kernels], _describe)
 
 
-def _describe(result: CompareResponse) -> str:
+def _describe(result: Judged) -> str:
     return result.verdict.value
 
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from kerneljudge.api import CompareResponse, JudgedResponse
+from kerneljudge.api import (
+    CompareResponse,
+    HealthResponse,
+    JobResponse,
+    JobSummary,
+    JudgedResponse,
+)
 from kerneljudge.cli.console import plain, verdict_text
 from kerneljudge.schema import (
     BuildReport,
@@ -22,7 +30,16 @@ from kerneljudge.schema import (
     Verdict,
 )
 
-__all__ = ["milliseconds", "one_line", "show_result", "summary_table"]
+__all__ = [
+    "groups",
+    "health_table",
+    "job_table",
+    "jobs_table",
+    "milliseconds",
+    "one_line",
+    "show_result",
+    "summary_table",
+]
 
 _LAST_LINES = 12
 
@@ -35,17 +52,103 @@ def show_result(console: Console, result: JudgedResponse) -> None:
         console.print(part, soft_wrap=True)
 
 
-def summary_table(verdicts: Iterable[Verdict | None]) -> Table:
-    """How many have each verdict, in the verdicts' order; None stands for no verdict."""
-    counts = Counter(verdicts)
+def summary_table(words: Iterable[Verdict | str]) -> Table:
+    """How many have each verdict, in the verdicts' order, and then what stands in place of one."""
+    counts = Counter(words)
     table = Table("verdict", "count", box=None)
     table.columns[1].justify = "right"
-    for verdict in Verdict:
-        if counts[verdict]:
-            table.add_row(verdict_text(verdict), str(counts[verdict]))
-    if counts[None]:
-        table.add_row(Text("no verdict", style="bold white on red"), str(counts[None]))
+    for word in [*Verdict, *sorted(counts.keys() - set(Verdict))]:
+        if counts[word]:
+            table.add_row(verdict_text(word), str(counts[word]))
     return table
+
+
+def jobs_table(jobs: Iterable[JobSummary], now: float) -> Table:
+    """A line a job; `now` is in seconds since the epoch."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("job", "kind", "status", "verdict", "device", "client"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("age", "took"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for job in jobs:
+        table.add_row(
+            job.job_id,
+            job.kind,
+            job.status,
+            verdict_text(job.verdict) if job.verdict is not None else "–",
+            Text(plain(job.device or "–")),
+            Text(plain(job.client)),
+            _span(now - job.created_at),
+            _span(job.finished_at - job.created_at) if job.finished_at is not None else "–",
+        )
+    return table
+
+
+def job_table(job: JobResponse) -> Table:
+    """What there is to say of one job, beside its result."""
+    table = _pairs()
+    for name in ("job_id", "kind", "status", "client", "priority", "attempts"):
+        table.add_row(name, Text(plain(str(job[name]))))
+    if job.phase is not None:
+        table.add_row("phase", job.phase.value)
+    if job.error is not None:
+        table.add_row("error", Text(plain(job.error)))
+    if job.device is not None:
+        table.add_row("device", Text(plain(job.device)))
+    for name in ("created_at", "started_at", "finished_at", "deadline_at"):
+        if job[name] is not None:
+            table.add_row(name, f"{datetime.fromtimestamp(job[name]):%Y-%m-%d %H:%M:%S}")
+    return table
+
+
+def health_table(health: HealthResponse) -> Group:
+    """Whether a server takes jobs, and its devices."""
+    well = health.status == "healthy"
+    headline = Text(health.status, style="bold green" if well else "bold red")
+    if health.error is not None:
+        headline.append(f": {plain(health.error)}", style="")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("device", "health", "jobs", "what"):
+        table.add_column(heading, justify="right" if heading == "jobs" else "left")
+    for device in health.devices:
+        name = device.environment.device_name if device.environment is not None else ""
+        what = Text(plain(device.reason or name))
+        table.add_row(Text(plain(device.name)), device.health, str(device.jobs), what)
+    return Group(headline, table)
+
+
+def groups(content: Mapping[str, Any]) -> Table:
+    """Nested facts, a line each, under the names of their groups."""
+    table = _pairs()
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            table.add_row(Text(plain(name), style="bold"), "")
+            for key, inner in value.items():
+                table.add_row(f"  {plain(key)}", _fact(inner))
+        else:
+            table.add_row(plain(name), _fact(value))
+    return table
+
+
+def _pairs() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _fact(value: Any) -> Text:
+    if isinstance(value, Mapping):
+        return Text(", ".join(f"{plain(key)} {_fact(one)}" for key, one in value.items()) or "–")
+    return Text(f"{value:.3f}" if isinstance(value, float) else plain(str(value)))
+
+
+def _span(seconds: float) -> str:
+    """A time in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2f} s"
 
 
 def milliseconds(stats: RuntimeStats | None) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,22 +12,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from kerneljudge.api import EvaluateResponse
 from kerneljudge.cli import options
+from kerneljudge.cli.connections import connect
 from kerneljudge.cli.console import ERR, OUT, Usage, exit_on_error, plain, print_json, verdict_text
 from kerneljudge.cli.display import milliseconds, one_line, summary_table
-from kerneljudge.cli.kernels import KernelOptions, read_kernel, read_metadata
-from kerneljudge.cli.private import client_of
-from kerneljudge.cli.results import (
-    check_writable,
-    exit_code,
-    judge_one,
-    report,
-    response_json,
-)
-from kerneljudge.cli.runs import devices_ready, run_all
-from kerneljudge.client import KernelJudgeClient, KernelJudgeError
-from kerneljudge.schema import KernelCode
+from kerneljudge.cli.kernels import KernelOptions, read_kernel, read_metadata, run_options
+from kerneljudge.cli.results import check_writable, exit_code, report, response_json
+from kerneljudge.cli.runs import judge_all, judge_one
+from kerneljudge.client import Judged, KernelJudgeError, Outcome, RequestError
+from kerneljudge.schema import Verdict
 
 __all__ = ["evaluate"]
 
@@ -52,7 +44,10 @@ def evaluate(
     checks: options.Checks = 2,
     timeout: options.Timeout = 120,
     seed: options.Seed = None,
-    server: options.Server = None,
+    priority: options.Priority = None,
+    deadline: options.Deadline = None,
+    url: options.Url = None,
+    api_key: options.ApiKey = None,
     as_json: options.AsJson = False,
     output: options.Output = None,
     parallel: options.Parallel = None,
@@ -62,7 +57,7 @@ def evaluate(
     With a folder, --json prints a list, and --output writes a line of JSON a file as it is judged.
 
     Exit code: 0 accepted, 1 judged and not accepted, 2 a mistake in the command or the request,
-    3 a failure of the server.
+    3 no verdict.
     """
     with exit_on_error(as_json):
         shortcuts = {
@@ -75,22 +70,26 @@ def evaluate(
         }
         chosen = KernelOptions(kernel_type, contract, read_metadata(metadata, shortcuts))
         files = _sources(source)
-        kernels = [read_kernel(file, chosen) for file in files]
+        runs = run_options(trials, warmup, checks, timeout, seed)
+        requests = [{"kernel": read_kernel(file, chosen), **runs} for file in files]
         check_writable(output)
-        with client_of(server, timeout) as client:
-            call = functools.partial(
-                client.evaluate,
-                num_trials=trials,
-                num_warmup=warmup,
-                num_checks=checks,
-                seed=seed,
-            )
-            if source.is_dir():
-                _evaluate_all(client, call, files, kernels, as_json, output, parallel)
-            else:
-                result = judge_one(client, (source.name, functools.partial(call, kernels[0])))
+        with connect(url, api_key) as client:
+            if not source.is_dir():
+                result = judge_one(client, requests[0], priority, deadline)
                 report(result, as_json, output)
-                raise typer.Exit(exit_code([result.verdict]))
+                raise typer.Exit(exit_code([result]))
+            outcomes = judge_all(
+                client,
+                requests,
+                [file.name for file in files],
+                _describe,
+                parallel=parallel,
+                priority=priority,
+                deadline=deadline,
+                ended=_recorder(files, output),
+            )
+        _report_all(files, outcomes, as_json)
+        raise typer.Exit(exit_code(outcomes))
 
 
 def _sources(source: Path) -> list[Path]:
@@ -107,73 +106,70 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _evaluate_all(
-    client: KernelJudgeClient,
-    call: Callable[[KernelCode], EvaluateResponse],
-    files: list[Path],
-    kernels: list[KernelCode],
-    as_json: bool,
-    output: Path | None,
-    parallel: int | None,
-) -> None:
-    answers: dict[int, EvaluateResponse | KernelJudgeError] = {}
-    calls = [
-        (file.name, functools.partial(call, kernel))
-        for file, kernel in zip(files, kernels, strict=True)
-    ]
-    running = run_all(client, calls, parallel or devices_ready(client), _describe)
+def _recorder(files: Sequence[Path], output: Path | None) -> Callable[[int, Outcome], None]:
+    """What writes each outcome as it comes, so that nothing is lost when a long run is cut off."""
     if output is not None:
         output.write_text("", encoding="utf-8")
-    for index, answer in running:
-        answers[index] = answer
+
+    def record(index: int, outcome: Outcome) -> None:
         if output is not None:
-            # At once, so that nothing is lost when a long run is cut off.
             with output.open("a", encoding="utf-8") as stream:
-                line = json.dumps(_record(files[index], answer), ensure_ascii=False)
+                line = json.dumps(_record(files[index], outcome), ensure_ascii=False)
                 stream.write(line + "\n")
-    in_order = [answers[index] for index in range(len(files))]
+
+    return record
+
+
+def _report_all(files: Sequence[Path], outcomes: Sequence[Outcome], as_json: bool) -> None:
     if as_json:
-        print_json([_record(file, answer) for file, answer in zip(files, in_order, strict=True)])
+        print_json([_record(file, one) for file, one in zip(files, outcomes, strict=True)])
     else:
-        OUT.print(_table(files, in_order))
+        OUT.print(_table(files, outcomes))
         OUT.print()
-    verdicts = [
-        None if isinstance(answer, KernelJudgeError) else answer.verdict for answer in in_order
-    ]
-    (ERR if as_json else OUT).print(summary_table(verdicts))
-    raise typer.Exit(exit_code(verdicts))
+    (ERR if as_json else OUT).print(summary_table(map(_word, outcomes)))
 
 
-def _describe(result: EvaluateResponse) -> str:
+def _word(outcome: Outcome) -> Verdict | str:
+    """What came of one file, in a word."""
+    if isinstance(outcome, RequestError):
+        return "not taken"
+    return "no verdict" if isinstance(outcome, KernelJudgeError) else outcome.verdict
+
+
+def _describe(result: Judged) -> str:
     runtime = result.candidate.runtime
     return result.verdict.value + ("" if runtime is None else f" {milliseconds(runtime)} ms")
 
 
-def _record(file: Path, answer: EvaluateResponse | KernelJudgeError) -> dict[str, Any]:
+def _record(file: Path, outcome: Outcome) -> dict[str, Any]:
     """What is written of one file: its response, or the error that came instead."""
-    if isinstance(answer, KernelJudgeError):
-        body = answer.body if isinstance(answer.body, dict) else {"status": "error"}
-        return {"file": str(file), **body, "error": str(answer)}
-    return {"file": str(file), **response_json(answer)}
+    if isinstance(outcome, KernelJudgeError):
+        body = outcome.body if isinstance(outcome.body, dict) else {"status": "error"}
+        return {"file": str(file), **body, "error": str(outcome)}
+    return {"file": str(file), **response_json(outcome)}
 
 
-def _table(files: list[Path], answers: list[EvaluateResponse | KernelJudgeError]) -> Table:
+def _table(files: Sequence[Path], outcomes: Sequence[Outcome]) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("file", no_wrap=True, overflow="ellipsis", max_width=48)
     for heading in ("verdict", "phase"):
         table.add_column(heading, no_wrap=True)
     table.add_column("mean ms", no_wrap=True, justify="right")
     table.add_column("what", no_wrap=True, overflow="ellipsis", ratio=1)
-    for file, answer in zip(files, answers, strict=True):
-        if isinstance(answer, KernelJudgeError):
-            what = Text(plain(str(answer).partition("\n")[0]))
-            table.add_row(file.name, Text("no verdict", style="bold white on red"), "", "–", what)
+    for file, outcome in zip(files, outcomes, strict=True):
+        word = verdict_text(_word(outcome))
+        if isinstance(outcome, KernelJudgeError):
+            table.add_row(file.name, word, "", "–", Text(_first_line(outcome)))
         else:
             table.add_row(
                 file.name,
-                verdict_text(answer.verdict),
-                answer.phase.value,
-                milliseconds(answer.candidate.runtime),
-                Text(one_line(answer)),
+                word,
+                outcome.phase.value,
+                milliseconds(outcome.candidate.runtime),
+                Text(one_line(outcome)),
             )
     return table
+
+
+def _first_line(error: KernelJudgeError) -> str:
+    return plain(str(error).partition("\n")[0])

@@ -17,4 +17,6 @@ class Exit(IntEnum):
     USAGE = 2
     """The command line or the request is wrong."""
     INFRASTRUCTURE = 3
-    """The server failed, cannot be started or cannot be reached."""
+    """There is no verdict: the server failed or cannot be reached, or the job was cancelled."""
+    INTERRUPTED = 130
+    """Ctrl-C; the jobs that it waited for are cancelled."""

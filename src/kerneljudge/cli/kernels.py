@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from kerneljudge.cli.console import Usage
 from kerneljudge.contract import IOContract
 from kerneljudge.schema import KernelCode, KernelType, load_from_file
 
-__all__ = ["KernelOptions", "infer_type", "makes_inputs", "read_kernel", "read_metadata"]
+__all__ = [
+    "KernelOptions",
+    "infer_type",
+    "makes_inputs",
+    "read_comparison",
+    "read_kernel",
+    "read_metadata",
+    "run_options",
+]
 
 _CUDA_SUFFIXES = frozenset({".cu", ".cuh"})
 
@@ -49,6 +57,43 @@ def read_kernel(path: Path, options: KernelOptions) -> KernelCode:
             for problem in error.errors(include_url=False)
         )
         raise Usage(f"{path} is no valid kernel: {reasons}") from None
+
+
+def read_comparison(
+    reference: Path, ref_options: KernelOptions, candidate: Path, options: KernelOptions
+) -> dict[str, Any]:
+    """The kernels of a comparison, as its request has them. Raises what `read_kernel` raises.
+
+    The reference shares the candidate's contract, unless it has one or makes its inputs itself.
+    """
+    if ref_options.contract is None and not makes_inputs(read_source(reference)):
+        ref_options = replace(ref_options, contract=options.contract)
+    return {
+        "ref_kernel": read_kernel(reference, ref_options),
+        "custom_kernel": read_kernel(candidate, options),
+    }
+
+
+def run_options(
+    trials: int,
+    warmup: int,
+    checks: int,
+    timeout: float,
+    seed: int | None,
+    atol: float | None = None,
+    rtol: float | None = None,
+) -> dict[str, Any]:
+    """How a job is run, as its request has it; what is None is left to the server."""
+    given = {
+        "num_trials": trials,
+        "num_warmup": warmup,
+        "num_checks": checks,
+        "timeout": timeout,
+        "seed": seed,
+        "atol": atol,
+        "rtol": rtol,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def read_source(path: Path) -> str:

@@ -10,29 +10,38 @@ import typer
 from kerneljudge.schema import KernelType
 
 __all__ = [
+    "ApiKey",
     "AsJson",
     "Atol",
     "Checks",
     "ClassName",
     "CompilerOption",
     "Contract",
+    "Deadline",
     "EntryPoint",
     "FunctionName",
+    "JobId",
     "KernelName",
     "Metadata",
     "MethodName",
     "Output",
     "Parallel",
+    "Priority",
+    "RefContract",
+    "RefMetadata",
+    "RefType",
     "Rtol",
+    "RunningUrl",
     "Seed",
-    "Server",
     "Timeout",
     "Trials",
     "Type",
+    "Url",
     "Warmup",
 ]
 
 _KERNEL = "Kernel"
+_REFERENCE = "Reference"
 _RUN = "Run"
 _WHERE = "Server and output"
 
@@ -83,6 +92,32 @@ CompilerOption = Annotated[
     ),
 ]
 
+RefType = Annotated[
+    KernelType | None,
+    typer.Option(
+        "--ref-type",
+        metavar="TYPE",
+        help="Its kernel type; told from the source if unset.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+RefContract = Annotated[
+    Path | None,
+    typer.Option(
+        "--ref-contract",
+        help="Its contract; --contract if unset, where the source makes no inputs itself.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+RefMetadata = Annotated[
+    str | None,
+    typer.Option(
+        "--ref-metadata",
+        help="Its metadata: JSON, or @ and a JSON file.",
+        rich_help_panel=_REFERENCE,
+    ),
+]
+
 Trials = Annotated[
     int, typer.Option("--trials", min=1, max=10_000, help="Timed runs.", rich_help_panel=_RUN)
 ]
@@ -110,20 +145,59 @@ Rtol = Annotated[
     typer.Option("--rtol", min=0, max=1, help="Relative tolerance.", rich_help_panel=_RUN),
 ]
 
-Server = Annotated[
+Priority = Annotated[
+    int | None,
+    typer.Option(
+        "--priority",
+        min=-10,
+        max=10,
+        help="Jobs of higher priority go first; 0 if unset.",
+        rich_help_panel=_WHERE,
+    ),
+]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        "--deadline",
+        min=0.001,
+        help="Seconds from submission after which the result is of no use.",
+        rich_help_panel=_WHERE,
+    ),
+]
+
+Url = Annotated[
     str | None,
     typer.Option(
+        "--url",
         "--server",
         envvar="KERNELJUDGE_URL",
         help="URL of a running server; a private one is started if unset.",
         rich_help_panel=_WHERE,
     ),
 ]
+RunningUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        "--server",
+        envvar="KERNELJUDGE_URL",
+        help="URL of the server; http://localhost:8000 if unset.",
+        rich_help_panel=_WHERE,
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="KERNELJUDGE_API_KEY",
+        help="API key, where the server has any; other users may see a command line.",
+        rich_help_panel=_WHERE,
+    ),
+]
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 AsJson = Annotated[
     bool,
-    typer.Option(
-        "--json", help="Print the response as JSON, and nothing else.", rich_help_panel=_WHERE
-    ),
+    typer.Option("--json", help="Print JSON, and nothing else.", rich_help_panel=_WHERE),
 ]
 Output = Annotated[
     Path | None,
@@ -135,7 +209,7 @@ Parallel = Annotated[
         "--parallel",
         min=1,
         max=64,
-        help="Jobs at a time; one a device if unset.",
+        help="Jobs at a time; all at once if unset.",
         rich_help_panel=_WHERE,
     ),
 ]

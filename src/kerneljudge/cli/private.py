@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 import subprocess
@@ -13,43 +14,49 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from kerneljudge.client import KernelJudgeClient, ServerError
+from kerneljudge.client import ServerError
 
-__all__ = ["client_of", "private_server"]
+__all__ = ["private_server"]
 
 START_SECONDS = 300.0
 """How long a server may take to start: on a cold disk, PyTorch alone takes a minute."""
 STOP_SECONDS = 60.0
 """How long it may take to end."""
 
+# Settings that would make a private server anything but private.
+_NOT_PRIVATE = (
+    "KERNELJUDGE_ADMIN_KEY_FILE",
+    "KERNELJUDGE_TLS_CERTIFICATE",
+    "KERNELJUDGE_TLS_KEY",
+)
+
+_OPTIONS = ("--host=127.0.0.1", "--port=0", "--until-eof")
 _LISTENING = re.compile(r"KernelJudge listening on (http://\S+)")
 _LOG_TAIL = 4000
-
-
-@contextlib.contextmanager
-def client_of(url: str | None, timeout: float) -> Iterator[KernelJudgeClient]:
-    """A client of the server at `url`, or of a private one. `timeout` is a job's, in seconds.
-
-    Raises `ServerError` where the private server does not start.
-    """
-    with contextlib.ExitStack() as stack:
-        address = url if url is not None else stack.enter_context(private_server())
-        yield stack.enter_context(KernelJudgeClient(address, timeout))
 
 
 @contextlib.contextmanager
 def private_server() -> Iterator[str]:
     """Starts a server on a free port of this machine and stops it afterwards: its URL.
 
-    It reads its settings from the environment. It ends when this process does, however that
-    comes. Raises `ServerError` where it does not start.
+    It reads its settings from the environment, except that it listens for this machine alone and
+    has a database and a state folder that go with it. It ends when this process does, however
+    that comes. Raises `ServerError` where it does not start.
     """
     with tempfile.TemporaryDirectory(prefix="kerneljudge-") as folder:
         log = Path(folder, "server.log")
+        environment = {
+            name: value for name, value in os.environ.items() if name not in _NOT_PRIVATE
+        }
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 # -P: what lies in the current folder must not pass for a module of the server.
-                [sys.executable, "-P", "-m", "kerneljudge", "serve", "--port=0", "--until-eof"],
+                [sys.executable, "-P", "-m", "kerneljudge", "serve", *_OPTIONS],
+                env=environment
+                | {
+                    "KERNELJUDGE_STATE_DIR": folder,
+                    "KERNELJUDGE_DATABASE": f"sqlite:///{folder}/jobs.db",
+                },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,

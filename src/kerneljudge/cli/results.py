@@ -5,30 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from kerneljudge.api import JudgedResponse
 from kerneljudge.cli.console import OUT, Usage, print_json
 from kerneljudge.cli.display import show_result
 from kerneljudge.cli.exits import Exit
-from kerneljudge.cli.runs import Call, run_all
-from kerneljudge.client import KernelJudgeClient, KernelJudgeError
+from kerneljudge.client import Judged, KernelJudgeError, Outcome, RequestError
 from kerneljudge.schema import Verdict
 
-__all__ = ["check_writable", "exit_code", "judge_one", "report", "response_json"]
-
-_Judged = TypeVar("_Judged", bound=JudgedResponse)
+__all__ = ["check_writable", "exit_code", "report", "response_json"]
 
 
-def judge_one(client: KernelJudgeClient, call: Call[_Judged]) -> _Judged:
-    """Makes one call under a progress display. Raises what the client raises."""
-    ((_, answer),) = run_all(client, [call], 1, lambda result: result.verdict.value)
-    if isinstance(answer, KernelJudgeError):
-        raise answer
-    return answer
-
-
-def report(result: JudgedResponse, as_json: bool, output: Path | None) -> None:
+def report(result: Judged, as_json: bool, output: Path | None) -> None:
     """Prints a result as a table or as JSON, and writes its JSON where that is asked for."""
     body = response_json(result)
     if output is not None:
@@ -39,17 +27,24 @@ def report(result: JudgedResponse, as_json: bool, output: Path | None) -> None:
         show_result(OUT, result)
 
 
-def response_json(result: JudgedResponse) -> dict[str, Any]:
+def response_json(result: Judged) -> dict[str, Any]:
     """The response as the server sent it."""
     return result.model_dump(mode="json")
 
 
-def exit_code(verdicts: Iterable[Verdict | None]) -> Exit:
-    """The exit code for these verdicts; None stands for a failure of the server."""
-    found = set(verdicts)
-    if found & {None, Verdict.INTERNAL_ERROR}:
+def exit_code(outcomes: Iterable[Outcome]) -> Exit:
+    """The exit code for these outcomes.
+
+    A request that the server did not take is a kernel that is not accepted, unless none was taken.
+    """
+    found = list(outcomes)
+    errors = [outcome for outcome in found if isinstance(outcome, KernelJudgeError)]
+    if any(not isinstance(error, RequestError) for error in errors):
         return Exit.INFRASTRUCTURE
-    return Exit.ACCEPTED if found <= {Verdict.ACCEPTED} else Exit.NOT_ACCEPTED
+    if errors:
+        return Exit.USAGE if len(errors) == len(found) else Exit.NOT_ACCEPTED
+    verdicts = {outcome.verdict for outcome in found if not isinstance(outcome, KernelJudgeError)}
+    return Exit.ACCEPTED if verdicts <= {Verdict.ACCEPTED} else Exit.NOT_ACCEPTED
 
 
 def check_writable(output: Path | None) -> None:

@@ -1,107 +1,129 @@
-"""Many jobs, some at a time, with a display of how far they are."""
+"""Jobs of one's own, with a display of how far they are; Ctrl-C cancels them."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import typer
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 
+from kerneljudge.api import JobEventResponse, JobResponse
 from kerneljudge.cli.console import ERR, plain
-from kerneljudge.client import KernelJudgeClient, KernelJudgeError
+from kerneljudge.cli.exits import Exit
+from kerneljudge.client import (
+    BatchProgress,
+    ConflictError,
+    Judged,
+    KernelJudgeClient,
+    KernelJudgeError,
+    Outcome,
+    Submittable,
+)
 
-__all__ = ["Call", "devices_ready", "run_all"]
-
-_Answer = TypeVar("_Answer")
-
-Call = tuple[str, Callable[[], _Answer]]
-"""A name to show, and what to do."""
-
-_POLL_SECONDS = 0.5
-_RUNNING = ("submitted", "compiling", "validating", "profiling")
-
-
-def devices_ready(client: KernelJudgeClient) -> int:
-    """How many devices of the server take jobs."""
-    return sum(device.ready for device in client.health_check().devices)
+__all__ = ["describe_event", "judge_all", "judge_one"]
 
 
-def run_all(
+def judge_one(
     client: KernelJudgeClient,
-    calls: Sequence[Call[_Answer]],
-    parallel: int,
-    describe: Callable[[_Answer], str],
-) -> Iterator[tuple[int, _Answer | KernelJudgeError]]:
-    """Makes the calls, `parallel` at a time, and yields index and answer as each one ends.
+    request: Submittable,
+    priority: int | None = None,
+    deadline: float | None = None,
+) -> Judged:
+    """Submits a job and waits for its result, showing its phases. Raises what the client raises."""
+    job_id = client.submit(request, priority=priority, deadline=deadline).job_id
+    with _cancelled_on_interrupt(client, lambda: [job_id]), _progress() as progress:
+        task = progress.add_task("", total=None)
+        for event in client.stream(job_id):
+            if isinstance(event, JobEventResponse):
+                progress.update(task, description=describe_event(event))
+        return client.wait(job_id)
 
-    An exception of the client is an answer too; any other is raised. Meanwhile a progress bar
-    tells the phases of the jobs on the server; where standard error is no terminal, a line a call
-    does, with what `describe` says of its answer.
+
+def judge_all(
+    client: KernelJudgeClient,
+    requests: Sequence[Submittable],
+    names: Sequence[str],
+    describe: Callable[[Judged], str],
+    *,
+    parallel: int | None = None,
+    priority: int | None = None,
+    deadline: float | None = None,
+    ended: Callable[[int, Outcome], object] | None = None,
+) -> list[Outcome]:
+    """Submits many jobs, `parallel` at a time, and waits for all of them: their outcomes.
+
+    `ended` is called with the index and the outcome of each as it comes. Where standard error is
+    no terminal, each has a line there, with what `describe` says of its result.
     """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, _Answer | BaseException]] = queue.SimpleQueue()
-    for index in range(len(calls)):
-        waiting.put(index)
+    running: Mapping[int, str] = {}
+    bar = _progress(BarColumn(), MofNCompleteColumn())
+    with _cancelled_on_interrupt(client, lambda: running.values()), bar as progress:
+        task = progress.add_task("", total=len(requests))
 
-    def work() -> None:
-        while True:
-            try:
-                index = waiting.get_nowait()
-            except queue.Empty:
+        def report(told: BatchProgress) -> None:
+            nonlocal running
+            running = told.running
+            description = f"{len(running)} on the server"
+            progress.update(task, completed=told.ended, description=description)
+            if told.index is None or told.outcome is None:
                 return
+            if ended is not None:
+                ended(told.index, told.outcome)
+            if not ERR.is_terminal:
+                if isinstance(told.outcome, KernelJudgeError):
+                    text = "failed"
+                else:
+                    text = describe(told.outcome)
+                line = f"[{told.ended}/{told.total}] {names[told.index]}: {text}"
+                ERR.print(plain(line), markup=False)
+
+        return client.batch(
+            requests, progress=report, parallel=parallel, priority=priority, deadline=deadline
+        )
+
+
+def describe_event(event: JobEventResponse | JobResponse) -> str:
+    """What an event says, in a line."""
+    message = event.message if isinstance(event, JobEventResponse) else event.error
+    parts = [event.status, event.phase.value if event.phase is not None else None, message]
+    return plain(" · ".join(part for part in parts if part))
+
+
+@contextlib.contextmanager
+def _cancelled_on_interrupt(
+    client: KernelJudgeClient, jobs: Callable[[], Iterable[str]]
+) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        for job_id in jobs():
             try:
-                done.put((index, calls[index][1]()))
-            except BaseException as error:  # raised in the main thread, whatever it is
-                done.put((index, error))
-
-    with _progress() as progress:
-        bar = progress.add_task("", total=len(calls), phases="sending")
-        # Daemons, since they may wait for a far server when Ctrl-C ends the command.
-        for _ in range(min(parallel, len(calls))):
-            threading.Thread(target=work, daemon=True).start()
-        ended = 0
-        while ended < len(calls):
-            try:
-                index, answer = done.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                progress.update(bar, phases=_phases(client))
-                continue
-            if isinstance(answer, BaseException) and not isinstance(answer, KernelJudgeError):
-                raise answer
-            ended += 1
-            progress.update(bar, completed=ended)
-            if not ERR.is_terminal and len(calls) > 1:
-                text = "failed" if isinstance(answer, KernelJudgeError) else describe(answer)
-                ERR.print(f"[{ended}/{len(calls)}] {plain(calls[index][0])}: {text}", markup=False)
-            yield index, answer
+                client.cancel(job_id)
+            except ConflictError:
+                continue  # it has ended
+            except KernelJudgeError as error:
+                ERR.print(plain(f"The job {job_id} is not cancelled: {error}"), markup=False)
+                break
+            ERR.print(f"Cancelled the job {job_id}.", markup=False)
+        raise typer.Exit(Exit.INTERRUPTED) from None
 
 
-def _progress() -> Progress:
+def _progress(*columns: ProgressColumn) -> Progress:
     return Progress(
         SpinnerColumn(),
-        BarColumn(),
-        MofNCompleteColumn(),
+        *columns,
         TimeElapsedColumn(),
-        TextColumn("{task.fields[phases]}", markup=False),
+        TextColumn("{task.description}", markup=False),
         console=ERR,
         transient=True,
         disable=not ERR.is_terminal,
     )
-
-
-def _phases(client: KernelJudgeClient) -> str:
-    """How many jobs of the server are in each phase, such as `compiling 1, profiling 2`."""
-    try:
-        states = client.health_check().job_stats.by_status
-    except KernelJudgeError:
-        return "the server does not answer"
-    return ", ".join(f"{state} {states[state]}" for state in _RUNNING if states.get(state))

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kerneljudge.cli.console import Usage, exit_on_error
+from kerneljudge.cli.console import exit_on_error
+from kerneljudge.cli.settings import read_options, read_settings
 from kerneljudge.client import ServerError
 
 if TYPE_CHECKING:
@@ -23,6 +22,8 @@ __all__ = ["serve"]
 
 
 def serve(
+    context: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on (default: 127.0.0.1).")
     ] = None,
@@ -47,10 +48,12 @@ def serve(
 ) -> None:
     """Serve until stopped by Ctrl-C or SIGTERM.
 
-    Prints one line with the address once jobs are taken. Every option is also an environment
-    variable, such as KERNELJUDGE_PORT; see the documentation for the ones that have no option.
+    Prints one line with the address once jobs are taken. Every other setting is an option too,
+    such as --max-queued 500, and each is an environment variable, such as KERNELJUDGE_PORT, and a
+    key of the TOML file: `kerneljudge config` lists them.
     """
     given = {
+        "config": config,
         "host": host,
         "port": port,
         "devices": devices,
@@ -59,34 +62,18 @@ def serve(
         "log_level": log_level,
     }
     with exit_on_error():
-        settings = _settings({name: value for name, value in given.items() if value is not None})
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        chosen = {name: value for name, value in given.items() if value is not None}
+        settings = read_settings(chosen | read_options(context.args))
+        # Not before the settings are known to be readable: it takes the extra `server`.
+        from kerneljudge.service.logs import configure
+
+        configure(settings.log_level, settings.log_format)
         asyncio.run(_serve(settings, until_eof))
-
-
-def _settings(given: dict[str, Any]) -> Settings:
-    try:
-        from pydantic import ValidationError
-
-        from kerneljudge.service import Settings
-    except ModuleNotFoundError as error:
-        raise Usage(
-            f"serving needs the extra `server`, of which {error.name} is missing: "
-            'pip install "kerneljudge[server]"'
-        ) from None
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise Usage(f"the settings are not valid: {error}") from None
 
 
 async def _serve(settings: Settings, until_eof: bool) -> None:
     from kerneljudge.api.server import run_server
-    from kerneljudge.service import EvaluatorUnavailable
+    from kerneljudge.service import EvaluatorUnavailable, ServiceError
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -96,7 +83,7 @@ async def _serve(settings: Settings, until_eof: bool) -> None:
         threading.Thread(target=_stop_at_eof, args=(loop, stop), daemon=True).start()
     try:
         await run_server(settings, stop, _announce)
-    except (OSError, EvaluatorUnavailable) as error:
+    except (OSError, EvaluatorUnavailable, ServiceError) as error:
         raise ServerError(str(error)) from error
 
 

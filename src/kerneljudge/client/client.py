@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -14,18 +15,30 @@ from kerneljudge.api import (
     CompareResponse,
     EvaluateResponse,
     HealthResponse,
+    JobEventResponse,
     JobResponse,
+    JobSummary,
     StatsResponse,
 )
-from kerneljudge.client.decoding import decode, decode_judged
-from kerneljudge.client.errors import ServerError
-from kerneljudge.schema import KernelCode, to_json
+from kerneljudge.client.batches import Outcome, Report, run_batch
+from kerneljudge.client.calls import Submittable
+from kerneljudge.client.connection import http_options, request_options, server_url
+from kerneljudge.client.decoding import Judged
+from kerneljudge.client.operations import (
+    CompareOptions,
+    EvaluateOptions,
+    JobFilters,
+    Kernel,
+    Operations,
+    SubmitOptions,
+)
+from kerneljudge.client.progress import reporting
+from kerneljudge.client.retries import Retries
+from kerneljudge.client.steps import Emit, Open, Operation, Read, Send, Series, Sleep
 
 __all__ = ["KernelJudgeClient"]
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_CONNECT_SECONDS = 10.0
-_ANSWER_SECONDS = 60.0
+_Result = TypeVar("_Result")
 
 
 class KernelJudgeClient:
@@ -33,95 +46,138 @@ class KernelJudgeClient:
 
     A kernel is a `KernelCode` or a dict of the same fields. A kernel that fails is a result like
     any other: look at its `verdict`. Every method raises `RequestError` for a request that the
-    server does not take, and `ServerError` where the server failed or cannot be reached.
+    server does not take, and `ServerError` where the server failed or cannot be reached; those
+    that wait raise `JobError` for a job without a verdict.
+
+    What was lost on the way, and what a full or restarting server turned away, is sent again:
+    every submission has an idempotency key, so that none becomes two jobs.
 
     One client may be used from several threads at once.
     """
 
     def __init__(
         self,
-        base_url: str = "http://localhost:8000",
+        base_url: str | None = None,
         timeout: float = 120,
         *,
         queue_timeout: float = 600,
+        api_key: str | None = None,
+        client: str | None = None,
+        retries: int = 10,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Opens no connection yet.
 
-        `timeout` is the default of a job's own, in seconds. An answer is waited for until
-        `queue_timeout` seconds after it, since a job may wait for its device.
+        `base_url` and `api_key` default to KERNELJUDGE_URL and KERNELJUDGE_API_KEY. `timeout` is
+        the default of a job's own, in seconds; `evaluate` and `compare` wait `queue_timeout`
+        seconds longer, since a job may wait for its device. `client` names whose share of the
+        devices the jobs take, on a server without keys. A request is sent again `retries` times in
+        a row at most.
         """
-        self.base_url = base_url.rstrip("/")
+        self.base_url = server_url(base_url)
         """Where the server is."""
         self.timeout = timeout
         """Seconds that a job may take, unless it says otherwise."""
-        self._queue_timeout = queue_timeout
+        self._operations = Operations(
+            self.base_url, timeout=timeout, queue_timeout=queue_timeout, retries=Retries(retries)
+        )
         self._http = httpx.Client(
-            base_url=self.base_url,
-            # A proxy for the outside world does not lead to this machine.
-            trust_env=httpx.URL(self.base_url).host not in _LOOPBACK,
-            transport=transport,
-            limits=httpx.Limits(max_connections=None),
+            transport=transport, **http_options(self.base_url, api_key, client)
         )
 
     def evaluate(
         self,
-        kernel: KernelCode | Mapping[str, Any],
+        kernel: Kernel,
         num_trials: int = 100,
         timeout: float | None = None,
-        *,
-        num_warmup: int | None = None,
-        num_checks: int | None = None,
-        seed: int | None = None,
+        **options: Unpack[EvaluateOptions],
     ) -> EvaluateResponse:
-        """Builds, runs and times one kernel; what is None is left to the server's default."""
-        body = {"kernel": kernel, "num_trials": num_trials}
-        options = {"num_warmup": num_warmup, "num_checks": num_checks, "seed": seed}
-        return decode_judged(self._judge("/evaluate", body, options, timeout), EvaluateResponse)
+        """Builds, runs and times one kernel; what is not given is left to the server's default."""
+        return self._run(self._operations.evaluate(kernel, num_trials, timeout, **options))
 
     def compare(
         self,
-        ref_kernel: KernelCode | Mapping[str, Any],
-        custom_kernel: KernelCode | Mapping[str, Any],
+        ref_kernel: Kernel,
+        custom_kernel: Kernel,
         num_trials: int = 100,
         timeout: float | None = None,
-        *,
-        num_warmup: int | None = None,
-        num_checks: int | None = None,
-        seed: int | None = None,
-        atol: float | None = None,
-        rtol: float | None = None,
+        **options: Unpack[CompareOptions],
     ) -> CompareResponse:
         """Checks a candidate against a reference, and times both.
 
-        What is None is left to the server's default.
+        What is not given is left to the server's default.
         """
-        body = {"ref_kernel": ref_kernel, "custom_kernel": custom_kernel, "num_trials": num_trials}
-        options = {
-            "num_warmup": num_warmup,
-            "num_checks": num_checks,
-            "seed": seed,
-            "atol": atol,
-            "rtol": rtol,
-        }
-        return decode_judged(self._judge("/compare", body, options, timeout), CompareResponse)
+        operation = self._operations.compare(
+            ref_kernel, custom_kernel, num_trials, timeout, **options
+        )
+        return self._run(operation)
 
-    def health_check(self) -> HealthResponse:
-        """The server's health and its devices. A server without a device is a `ServerError`."""
-        return decode(self._send("GET", "/health"), HealthResponse)
+    def submit(self, request: Submittable, **options: Unpack[SubmitOptions]) -> JobResponse:
+        """Submits an `EvaluateRequest`, a `CompareRequest` or a dict of the same fields, and does
+        not wait for it: the job as it stands."""
+        return self._run(self._operations.submit(request, **options))
+
+    def wait(self, job_id: str, timeout: float | None = None) -> Judged:
+        """Waits until a job has ended: its result.
+
+        Raises `JobTimeout` where it has not after `timeout` seconds, and `JobError` where it ended
+        without a verdict.
+        """
+        return self._run(self._operations.wait(job_id, timeout))
+
+    def stream(self, job_id: str) -> Iterator[JobEventResponse | JobResponse]:
+        """What happened to a job and what happens until it ends, as it does; at last the job."""
+        return self._each(self._operations.stream(job_id))
+
+    def batch(
+        self,
+        requests: Sequence[Submittable],
+        *,
+        progress: bool | Report = False,
+        parallel: int | None = None,
+        priority: int | None = None,
+        deadline: float | None = None,
+    ) -> list[Outcome]:
+        """Submits many requests, at most `parallel` at a time, and waits for all of them.
+
+        Returns their results in order, with the exception in place of a result that did not come.
+        `progress` draws a bar on standard error, or is called with a `BatchProgress` at each step.
+        """
+        with reporting(progress) as report:
+            operation = run_batch(
+                self._operations,
+                requests,
+                parallel=parallel,
+                priority=priority,
+                deadline=deadline,
+                report=report,
+            )
+            return self._run(operation)
+
+    def jobs(self, limit: int | None = None, **filters: Unpack[JobFilters]) -> Iterator[JobSummary]:
+        """The stored jobs that fit the filters, newest first, asked for page by page."""
+        return self._each(self._operations.jobs(limit, filters))
+
+    def cancel(self, job_id: str) -> JobResponse:
+        """Cancels a job, also one that runs. Raises `ConflictError` for one that has ended."""
+        return self._run(self._operations.cancel(job_id))
 
     def get_job_status(self, job_id: str) -> JobResponse:
-        """The state of a job, and its result once it has ended. An unknown id is a
-        `RequestError` with the status 404."""
-        return decode(self._send("GET", f"/job/{quote(job_id, safe='')}"), JobResponse)
+        """The state of a job, and its result once it has ended. Raises `NotFoundError` for an
+        unknown id."""
+        return self._run(self._operations.job(job_id))
 
     def get_stats(self) -> StatsResponse:
         """Counts and times since the server started."""
-        return decode(self._send("GET", "/stats"), StatsResponse)
+        return self._run(self._operations.stats())
+
+    def health_check(self) -> HealthResponse:
+        """The server's health and its devices. A server that takes no jobs is a `ServerError`."""
+        return self._run(self._operations.health())
 
     def cleanup_jobs(self) -> CleanupResponse:
         """Drops the jobs that ended at least 300 seconds ago."""
-        return decode(self._send("POST", "/admin/cleanup-jobs"), CleanupResponse)
+        return self._run(self._operations.cleanup())
 
     def close(self) -> None:
         """Closes the connections."""
@@ -140,41 +196,50 @@ class KernelJudgeClient:
         """Closes the connections."""
         self.close()
 
-    def _judge(
-        self,
-        path: str,
-        body: dict[str, Any],
-        options: Mapping[str, Any],
-        timeout: float | None,
-    ) -> httpx.Response:
-        seconds = self.timeout if timeout is None else timeout
-        body["timeout"] = seconds
-        body |= {name: value for name, value in options.items() if value is not None}
-        return self._send("POST", path, to_json(body), seconds + self._queue_timeout)
+    def _run(self, operation: Operation[_Result]) -> _Result:
+        reply: Any = None
+        while True:
+            try:
+                step = operation.send(reply)
+            except StopIteration as end:
+                result: _Result = end.value
+                return result
+            reply = self._perform(step)
 
-    def _send(
-        self,
-        method: str,
-        path: str,
-        content: str | None = None,
-        seconds: float = _ANSWER_SECONDS,
-    ) -> httpx.Response:
-        headers = {"Content-Type": "application/json"} if content is not None else None
+    def _each(self, series: Series[_Result]) -> Iterator[_Result]:
+        with contextlib.ExitStack() as opened:
+            body: Iterator[bytes] | None = None
+            reply: Any = None
+            while True:
+                try:
+                    step = series.send(reply)
+                except StopIteration:
+                    return
+                if isinstance(step, Emit):
+                    yield step.value
+                    reply = None
+                    continue
+                try:
+                    if isinstance(step, Read):
+                        assert body is not None, "read before it was opened"
+                        reply = next(body, b"")
+                    elif isinstance(step, Open):
+                        opened.close()
+                        options = request_options(step.call, step.seconds)
+                        reply = opened.enter_context(self._http.stream(**options))
+                        if not reply.is_success:
+                            reply.read()
+                        body = reply.iter_bytes()
+                    else:
+                        reply = self._perform(step)
+                except httpx.RequestError as error:
+                    reply = error
+
+    def _perform(self, step: Send | Sleep) -> httpx.Response | httpx.RequestError | None:
+        if isinstance(step, Sleep):
+            time.sleep(step.seconds)
+            return None
         try:
-            return self._http.request(
-                method,
-                path,
-                content=content,
-                headers=headers,
-                timeout=httpx.Timeout(seconds, connect=_CONNECT_SECONDS),
-            )
-        except httpx.ReadTimeout as error:
-            raise ServerError(
-                f"{self.base_url} gave no answer to {method} {path} within {seconds:g} s"
-            ) from error
-        except httpx.TransportError as error:
-            reason = str(error) or type(error).__name__
-            raise ServerError(
-                f"cannot reach the server at {self.base_url}: {reason}; is it running "
-                "(`kerneljudge serve`), and is this its address?"
-            ) from error
+            return self._http.request(**request_options(step.call, step.seconds))
+        except httpx.RequestError as error:
+            return error

@@ -1,0 +1,5 @@
+"""The fluent builder of contracts."""
+
+from kerneljudge.contract import IOContractBuilder
+
+__all__ = ["IOContractBuilder"]
