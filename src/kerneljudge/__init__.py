@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerneljudge.client import KernelJudgeClient
+    from kerneljudge.client import AsyncKernelJudgeClient, KernelJudgeClient
     from kerneljudge.contract import (
         ArgSpec,
         IOContract,
@@ -44,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgSpec",
+    "AsyncKernelJudgeClient",
     "CompareRequest",
     "EvaluateRequest",
     "IOContract",
@@ -71,7 +72,7 @@ __all__ = [
     "to_json",
 ]
 
-_CLIENT = {"KernelJudgeClient"}
+_CLIENT = {"AsyncKernelJudgeClient", "KernelJudgeClient"}
 _SCHEMA = {
     "CompareRequest",
     "EvaluateRequest",

@@ -37,10 +37,13 @@ def wheel(tmp_path_factory):
         yield archive
 
 
-def test_wheel_holds_every_file_of_the_package(wheel):
+def test_wheel_holds_every_file_of_the_packages(wheel):
     source = ROOT / "src"
     files = {
-        path.relative_to(source) for path in (source / "kerneljudge").rglob("*") if path.is_file()
+        path.relative_to(source)
+        for package in ("kerneljudge", "kernel_eval_client")
+        for path in (source / package).rglob("*")
+        if path.is_file()
     }
     # What tools leave behind is no part of the package.
     files = {

@@ -50,6 +50,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
         "import kerneljudge.schema",
         "import kerneljudge.client",
         "import kerneljudge.cli",
+        "import kernel_eval_client",
         "from kerneljudge import *",
     ],
 )

@@ -40,6 +40,9 @@ IMPORTED_AS = {
     "cuda-bindings": {"cuda"},
     "cuda-toolkit": set(),
     "cupy-cuda13x": {"cupy"},
+    "opentelemetry-exporter-otlp-proto-http": {"opentelemetry"},
+    "opentelemetry-sdk": {"opentelemetry"},
+    "prometheus-client": {"prometheus_client"},
     "pydantic": {"pydantic", "pydantic_core"},
     "pydantic-settings": {"pydantic_settings"},
     "tree-sitter": {"tree_sitter"},
@@ -105,7 +108,7 @@ def test_every_third_party_import_is_declared():
     extras = {
         extra: requirements(group) for extra, group in project["optional-dependencies"].items()
     }
-    declared = core | extras["server"] | extras["gpu"]
+    declared = core | extras["server"] | extras["gpu"] | extras["trace"]
     undeclared = []
     for path, name in modules():
         for line, target in imports(path, name):
