@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import statistics
@@ -173,7 +172,7 @@ def main() -> int:
     machine = describe("benchmarks.throughput", arguments.commit, environment)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        rows = [{**dataclasses.asdict(row), "rate": row.rate} for row in results]
+        rows = [{**vars(row), "rate": row.rate} for row in results]
         everything = {"machine": machine, "results": rows}
         arguments.json.write_text(json.dumps(everything, indent=2) + "\n", encoding="utf-8")
     for key, value in machine.items():

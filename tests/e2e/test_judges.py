@@ -158,7 +158,8 @@ class Judges:
         (pid,) = (
             pid
             for pid, line in command_lines(descendants(os.getpid())).items()
-            if "kerneljudge.judging" in line
+            # Not that of a server which other tests have started.
+            if "kerneljudge.judging" in line and parent(pid) == os.getpid()
         )
         return pid
 

@@ -160,6 +160,7 @@ def _summary(job: Job) -> dict[str, Any]:
         "priority": job.priority,
         "attempts": job.attempts,
         "device": job.device_name,
+        "server": job.server,
         "cancel_requested": job.cancel_requested,
     }
 

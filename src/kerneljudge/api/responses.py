@@ -319,6 +319,8 @@ class JobSummary(Reply):
     """Higher goes first."""
     attempts: int = 0
     """Times that a server has taken it up."""
+    server: str | None = None
+    """The server that judges it, or did: its name, and what tells one start from the next."""
     device: str | None = None
     """The device that judges it, or did, such as `cuda:0`."""
     cancel_requested: bool = False
