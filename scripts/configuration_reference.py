@@ -85,9 +85,30 @@ $ kerneljudge config --config kerneljudge.toml --json
 """
 
 
+TAIL = """
+## Coming from the CUDA evaluation server
+
+Its variables and options have other names here. Without the prefix only `GPU_TYPE`, `POD_NAME` and
+`POD_IP` are read: a shell or a cluster sets `HOST` and `PORT` for purposes of its own.
+
+| there | here |
+|---|---|
+| `HOST`, `--host` | `KERNELJUDGE_HOST`, `--host`; loopback unless set |
+| `PORT`, `--port` | `KERNELJUDGE_PORT`, `--port` |
+| `LOG_LEVEL`, `--log-level` | `KERNELJUDGE_LOG_LEVEL`, `--log-level` |
+| `GPU_DEVICE` | `devices`; `CUDA_VISIBLE_DEVICES` is heeded |
+| `MAX_WORKERS` | `jobs_per_device`, and `builders` for builds |
+| `CUPY_KERNEL_CACHE_DIR`, `--cupy-cache-dir` | `cache_dir`: one cache for every way of building |
+| `CUDA_EVAL_SERVER_URL` | `KERNELJUDGE_URL`, of the commands and the client |
+| `ENABLE_DEVICE_METRICS`, `ENABLE_NCU`, `NCU_…` | none: this version reads no hardware counters |
+| `--reload` | none: restart the server; its jobs are kept |
+| `main.py --mode mcp` | `kerneljudge mcp`; `/mcp` is always served |
+"""
+
+
 def page() -> str:
     """The whole page."""
-    return HEAD + "".join(_sections())
+    return HEAD + "".join(_sections()) + TAIL
 
 
 def _sections() -> Iterator[str]:

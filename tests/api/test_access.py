@@ -151,6 +151,33 @@ async def test_a_page_of_another_site_cannot_submit() -> None:
         assert (await client.post("/submit", headers=own)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "http://localhost"}, 200),
+        ({}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://localhost"}, 403),
+        ({"Origin": "http://localhost:81"}, 403),
+        ({"Origin": "http://other.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
+    ],
+)
+async def test_the_cookie_submits_for_the_servers_own_page_alone(
+    headers: dict[str, str], status: int
+) -> None:
+    cookie = {"Cookie": f"{COOKIE}=secret-a"}
+    async with guarded(MemoryKeys(api_key("a", Scope.SUBMIT, Scope.READ))) as client:
+        submitted = await client.post("/submit", headers={**cookie, **headers})
+        assert submitted.status_code == status
+        read = await client.get("/read", headers={**cookie, **headers})
+        assert read.status_code == 200
+        keyed = await client.post("/submit", headers={**cookie, **headers, **bearer("a")})
+        assert keyed.status_code == 200
+
+
 async def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         async with guarded(MemoryKeys(api_key("a"))) as client:

@@ -39,13 +39,12 @@ OPEN = {
     ("GET", "/health"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
-    ("GET", "/docs"),
-    ("GET", "/docs/oauth2-redirect"),
-    ("GET", "/redoc"),
     ("GET", "/openapi.json"),
     ("GET", "/static/{name}"),
     ("GET", "/ui/login"),
 }
+# Of these, what tells more to those who may know.
+ASKS_WHO = {("GET", "/health")}
 # What asks for a key, or forgets it.
 LOGIN = {("POST", "/ui/login"), ("POST", "/ui/logout")}
 # What takes any key, and then a scope for each tool.
@@ -93,6 +92,29 @@ def anyone() -> Iterator[httpx.Client]:
         httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
     ):
         yield client
+
+
+@pytest.fixture(scope="module")
+def keyless() -> Iterator[httpx.Client]:
+    """A client of a server without keys."""
+    with (
+        listening(ScriptedEvaluator()) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=30) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/jobs/", "/mcp/", "/ui/login/", "/evaluate/", "//jobs"])
+def test_no_path_leads_where_the_host_header_says(anyone: httpx.Client, path: str) -> None:
+    url = httpx.URL(anyone.base_url, raw_path=path.encode())
+    answer = anyone.get(url, headers={"Host": "other.example"})
+    assert answer.status_code == 404
+    assert answer.json()["status"] == "error"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_there_is_no_page_with_scripts_from_elsewhere(anyone: httpx.Client, path: str) -> None:
+    assert anyone.get(path).status_code == 404
 
 
 def ask(client: httpx.Client, route: tuple[str, str], headers: dict[str, str]) -> httpx.Response:
@@ -147,6 +169,28 @@ def test_each_route_takes_its_scope(
     else:
         assert answer.status_code == 403
         assert re.search(f"takes the scope \\W*{takes}", answer.text)
+
+
+@pytest.mark.parametrize(
+    "route", [route for route in routes() if route not in LOGIN | OPEN - ASKS_WHO], ids=" ".join
+)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "rebound.example"},
+        {"Host": "localhost.rebound.example:8000"},
+        {"Host": "127.0.0.1@rebound.example"},
+        {"Host": "[", "Origin": "http://localhost"},
+        {"Origin": "http://rebound.example"},
+        {"Origin": "null"},
+    ],
+    ids=str,
+)
+def test_without_keys_no_route_answers_under_another_name(
+    keyless: httpx.Client, route: tuple[str, str], headers: dict[str, str]
+) -> None:
+    assert ask(keyless, route, headers).status_code == 403
+    assert ask(keyless, route, {"Host": "localhost:8000"}).status_code != 403
 
 
 def test_the_jobs_of_another_key_are_not_to_be_seen(tmp_path: Path) -> None:

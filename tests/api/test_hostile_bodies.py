@@ -164,6 +164,20 @@ def test_a_body_that_is_much_of_one_thing(client: httpx.Client, path: str, raw: 
     assert_judged_or_refused(answer)
 
 
+@pytest.mark.parametrize("metadata", [{"a": "x" * 65_536}, {"a": [1] * 40_000}])
+def test_metadata_that_every_listing_would_carry_is_bounded(
+    client: httpx.Client, metadata: dict[str, Any]
+) -> None:
+    kernel = {"source_code": "x = 1", "kernel_type": "torch", "metadata": metadata}
+    answer = client.post("/evaluate", json={"kernel": kernel})
+    assert answer.status_code == 400
+    (issue,) = answer.json()["validation_errors"]
+    assert issue["field"] == "body -> kernel -> metadata"
+    assert "more than 65536 characters" in issue["message"]
+    kernel["metadata"] = {"a": "x" * 65_000}
+    assert client.post("/evaluate", json={"kernel": kernel}).status_code == 200
+
+
 @pytest.mark.parametrize("name", ["source_code", "metadata"])
 def test_what_a_user_writes_comes_back_untouched(client: httpx.Client, name: str) -> None:
     kernel: dict[str, Any] = {"source_code": "x = 1", "kernel_type": "torch"}

@@ -15,6 +15,7 @@ from applications import application, client_of
 from scripted import CPU, H200, ScriptedEvaluator, accepted, failed, partial, side
 
 from kerneljudge.api import CompareResponse, EvaluateResponse, HealthResponse, JobResponse
+from kerneljudge.runtime.messages import SandboxLayer
 from kerneljudge.schema import (
     CheckReport,
     CompareRequest,
@@ -30,7 +31,7 @@ from kerneljudge.schema import (
     Side,
     Verdict,
 )
-from kerneljudge.service import DatabaseUnusable, SqlStore
+from kerneljudge.service import DatabaseUnusable, DeviceState, SqlStore
 
 pytestmark = [pytest.mark.unit, pytest.mark.anyio]
 
@@ -522,6 +523,24 @@ async def test_health_tells_a_cpu_from_a_gpu() -> None:
     assert body["status"] == "healthy"
     assert (body["gpu_available"], body["gpu_count"]) == (False, 0)
     assert body["gpu_manager"] == {"available_gpus": []}
+
+
+async def test_health_tells_which_layers_confine_kernels_and_why_one_does_not() -> None:
+    class Confined(ScriptedEvaluator):
+        def devices(self) -> list[DeviceState]:
+            (state,) = super().devices()
+            state.layers = [
+                SandboxLayer(name="resource limits", active=True),
+                SandboxLayer(name="landlock", active=False, reason="Linux is too old"),
+            ]
+            return [state]
+
+    async with serving(Confined(environment=CPU)) as client:
+        (device,) = (await client.get("/health")).json()["devices"]
+    assert device["confinement"] == [
+        {"name": "resource limits", "active": True, "reason": None},
+        {"name": "landlock", "active": False, "reason": "Linux is too old"},
+    ]
 
 
 async def test_health_is_a_500_when_no_device_takes_jobs() -> None:

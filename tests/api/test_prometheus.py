@@ -114,6 +114,23 @@ async def test_histograms_have_every_phase_in_cumulative_buckets() -> None:
     assert value(samples, "job_duration_seconds_count") == 3
 
 
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=abc",
+        "text/plain; version=x.y.z; escaping=allow-utf-8",
+        f"text/plain; version=1.{'9' * 5000}",
+        "text/plain; version",
+    ],
+    ids=lambda accept: accept[:50],
+)
+async def test_a_version_that_is_none_gets_the_text_that_all_read(accept: str) -> None:
+    async with serving(ScriptedEvaluator()) as (client, _):
+        answer = await client.get("/metrics", headers={"Accept": accept})
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+
+
 async def test_waits_and_devices_are_counted_of_jobs_that_had_one() -> None:
     evaluator = ScriptedEvaluator(steps=(Phase.LOAD,))
     async with serving(evaluator) as (client, service):

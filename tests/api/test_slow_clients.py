@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import select
@@ -15,6 +16,7 @@ import httpx
 import pytest
 from listening import listening
 from scripted import ScriptedEvaluator
+from starlette.types import Message, Receive, Scope, Send
 
 from kerneljudge.api.slow_clients import ImpatientProtocol, TimelyBodies
 
@@ -64,6 +66,43 @@ def test_headers_that_do_not_arrive_end_the_connection(url: str, sent: str) -> N
         assert everything(connection) == b""
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "GET /",
+        "GET / HTTP/1.1\r\nHost: localhost\r\nX: ",
+        "GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nX: ",
+        "POST /jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "1\r\na\r\n0\r\nX: ",
+    ],
+    ids=["address", "header", "pipelined", "trailer"],
+)
+def test_headers_without_an_end_end_the_connection(sent: str) -> None:
+    most = 64 * 2**20
+    with listening(ScriptedEvaluator()) as url, connected(url) as connection:
+        connection.sendall(sent.encode())
+        poured = 0
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while poured < most:
+                poured += connection.send(b"a" * 2**16)
+        assert poured < most
+        assert httpx.get(f"{url}/health", trust_env=False).status_code == 200
+
+
+def test_a_body_may_be_longer_than_headers_may_and_come_in_small_chunks() -> None:
+    body = json.dumps(
+        {"kernel": {"source_code": "#" * 200_000 + "\nf = 1", "kernel_type": "torch"}}
+    ).encode()
+    with (
+        listening(ScriptedEvaluator()) as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
+        chunks = (body[at : at + 1000] for at in range(0, len(body), 1000))
+        headers = {"Content-Type": "application/json"}
+        answer = client.post("/evaluate", content=chunks, headers=headers)
+        assert answer.status_code == 200
+
+
 @pytest.mark.parametrize("sent", ["", BODY[:20]])
 @pytest.mark.parametrize("path", ["/evaluate", "/compare", "/batch"])
 def test_a_body_that_does_not_arrive_is_a_408(url: str, path: str, sent: str) -> None:
@@ -81,6 +120,29 @@ def test_a_chunked_body_that_stops_is_a_408(url: str) -> None:
     with connected(url) as connection:
         connection.sendall(f"{head}\r\n5\r\n{BODY[:5]}\r\n".encode())
         assert everything(connection).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.anyio
+async def test_what_the_server_lets_a_body_wait_for_is_not_the_clients_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(TimelyBodies, "seconds", 0.05)
+    read: list[Message] = []
+
+    async def application(_: Scope, receive: Receive, __: Send) -> None:
+        read.append(await receive())
+        await asyncio.sleep(0.1)  # such as for other large bodies
+        read.append(await receive())
+
+    async def receive() -> Message:
+        await asyncio.sleep(0)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def send(_: Message) -> None:
+        raise AssertionError
+
+    await TimelyBodies(application)({"type": "http"}, receive, send)
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 99999999999", "Transfer-Encoding: chunked"])

@@ -291,6 +291,16 @@ def test_a_client_that_hangs_up_cancels_its_job(path: str, body: Any) -> None:
     assert evaluator.cancelled == [job_id]
 
 
+def test_no_job_begins_of_a_batch_whose_client_has_hung_up() -> None:
+    evaluator = held()
+    evaluator.capacity = 1
+    with listening(evaluator) as url:
+        job_id = hang_up_while_waiting(url, "/batch", {"requests": [EVALUATE] * 5}, {})
+        jobs = httpx.get(f"{url}/jobs", trust_env=False).json()["jobs"]
+    assert [job["status"] for job in jobs] == ["cancelled"] * 5
+    assert [judged_id for judged_id, _ in evaluator.judged] == [job_id]
+
+
 def test_a_client_with_a_key_may_hang_up_and_come_back() -> None:
     evaluator = held()
     key = {"Idempotency-Key": "later"}

@@ -239,6 +239,12 @@ def test_a_server_that_is_not_there_exits_3(model: Path) -> None:
     assert "cannot reach the server at http://127.0.0.1:1" in result.stderr
 
 
+def test_an_address_without_its_scheme_is_told(model: Path) -> None:
+    result = CliRunner().invoke(app, ["evaluate", str(model), "--url", "localhost:1"])
+    assert result.exit_code == 3
+    assert "localhost:1 is no address of a server: it begins with http://" in result.stderr
+
+
 def test_a_request_that_the_server_refuses_exits_2(run: Callable[..., Result], model: Path) -> None:
     # A seed that the command line takes and the server does not.
     result = run("evaluate", model, "--seed", str(2**63), "--json")
@@ -522,6 +528,16 @@ def test_no_command_explains_the_commands() -> None:
         assert command in result.output
 
 
+def test_help_fills_the_lines_of_a_narrow_terminal() -> None:
+    result = CliRunner().invoke(app, ["compare", "--help"], env={**os.environ, "COLUMNS": "80"})
+    told = " ".join(result.output.split("Arguments")[0].split("\n"))
+    assert "Exit code: 0 accepted, 1 judged and not accepted, 2 a mistake in the command" in told
+    assert any(
+        line.rstrip().endswith("or the request, 3 no verdict.")
+        for line in result.output.splitlines()
+    )
+
+
 # --- jobs that nobody waits for at first
 
 
@@ -595,7 +611,9 @@ def test_watching_shows_the_phases_and_then_the_result(
     assert lines[-1]["result"]["verdict"] == "crashed"
 
 
-def test_jobs_are_listed_and_filtered(run: Callable[..., Result], model: Path) -> None:
+def test_jobs_are_listed_and_filtered(
+    run: Callable[..., Result], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = [submitted(run, model) for _ in range(3)]
     for job_id in made:
         run("wait", job_id)
@@ -609,6 +627,10 @@ def test_jobs_are_listed_and_filtered(run: Callable[..., Result], model: Path) -
         re.search(rf"^{job_id} +evaluate +completed +accepted", shown.stdout, re.M)
         for job_id in made
     )
+    # What the other commands take is whole on a narrow terminal too.
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run("jobs")
+    assert all(re.search(rf"^{job_id}  completed +accepted", shown.stdout, re.M) for job_id in made)
     wrong = run("jobs", "--status", "no-such-state")
     assert wrong.exit_code == 2
 
@@ -683,5 +705,5 @@ def test_an_api_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
             app, ["jobs", *arguments], env={"KERNELJUDGE_API_KEY": "kj_environment"}
         )
         assert result.exit_code == 2
-        assert "unknown here" in result.stderr
+        assert "unknown here (--api-key, or KERNELJUDGE_API_KEY)" in result.stderr
     assert seen == ["Bearer kj_given", "Bearer kj_environment"]

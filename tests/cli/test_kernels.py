@@ -140,7 +140,7 @@ def test_a_bad_contract_is_named(tmp_path: Path, content: str | None, complaint:
 def test_a_kernel_without_its_contract_says_so(tmp_path: Path) -> None:
     source = tmp_path / "kernel.py"
     source.write_text(TRITON)
-    with pytest.raises(Usage, match="IOContract is required for Triton"):
+    with pytest.raises(Usage, match=r"IOContract is required for Triton.*\(--contract FILE\)"):
         read_kernel(source, KernelOptions())
 
 

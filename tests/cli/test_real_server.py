@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -155,6 +156,20 @@ def test_a_server_takes_jobs_when_it_says_so_and_leaves_nothing_behind(
     wait_until_gone(below)
 
 
+def test_a_server_may_hold_more_connections_than_its_shell_allows(
+    serve: Callable[..., subprocess.Popen[str]],
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        server = serve()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    address(server)
+    allowed, _ = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    assert allowed > 256
+
+
 def test_a_server_ends_with_the_process_that_holds_its_input(
     serve: Callable[..., subprocess.Popen[str]],
 ) -> None:
@@ -214,7 +229,7 @@ def test_a_port_that_is_taken_is_told_and_exits_3(
     port = address(serve()).rpartition(":")[2]
     done = run("serve", "--port", port)
     assert done.returncode == 3
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert done.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{port}")
     assert done.stdout == ""
 
 

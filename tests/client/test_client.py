@@ -434,6 +434,16 @@ def test_who_asks_is_told_and_the_environment_says_where(
     assert explicit.headers["x-kerneljudge-client"] == "team"
 
 
+@pytest.mark.parametrize("key", ["kj_secret\nkj_other", "kj_secret\x1b", "kj_secrét"])
+def test_a_key_that_cannot_be_sent_is_told_without_it(kind: str, key: str) -> None:
+    with (
+        pytest.raises(AuthenticationError, match="one line") as raised,
+        blocking(kind, "http://127.0.0.1:1", api_key=key),
+    ):
+        pass
+    assert "secr" not in str(raised.value)
+
+
 def test_a_proxy_for_the_outside_world_is_not_asked_for_this_machine(
     url: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

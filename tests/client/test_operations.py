@@ -254,6 +254,18 @@ def test_a_timed_out_job_has_a_verdict() -> None:
     assert world.run(world.operations.wait("j")).verdict == "timeout"
 
 
+@pytest.mark.parametrize("status_code", [200, 400, 500])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"1" * 5000, b"\xff", b""])
+def test_an_answer_that_nobody_can_read_raises_as_any_other(
+    status_code: int, content: bytes
+) -> None:
+    request = httpx.Request("GET", "http://judge.test/")
+    world = World(httpx.Response(status_code, content=content, request=request))
+    with pytest.raises(RequestError if status_code == 400 else ServerError) as raised:
+        world.run(world.operations.stats())
+    assert raised.value.status_code == status_code
+
+
 def test_a_result_of_the_other_kind_is_no_answer() -> None:
     world = World(answer(job(), 202))
     with pytest.raises(ServerError, match="CompareResponse"):
@@ -361,6 +373,15 @@ def test_a_stream_that_breaks_is_resumed_after_the_last_event() -> None:
     resumed = [step.call.headers.get("Last-Event-ID") for step in world.opened]  # type: ignore[attr-defined]
     assert resumed == [None, "2", "2", "2", "3"]
     assert world.slept == [1, 2, 4, 1]
+
+
+@pytest.mark.parametrize("other", ["é", "a\tb", "\x7f", "-1", "²"])
+def test_an_id_that_is_none_of_ours_is_not_sent_back(other: str) -> None:
+    world = World()
+    foreign = f"id: {other}\ndata: x\n\n".encode()
+    stream(world, [state(1, "queued"), foreign, LOST], [end()])
+    resumed = [step.call.headers.get("Last-Event-ID") for step in world.opened]  # type: ignore[attr-defined]
+    assert resumed == [None, "1"]
 
 
 def test_a_stream_that_stays_away_is_told() -> None:

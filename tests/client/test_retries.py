@@ -37,6 +37,11 @@ def test_what_the_server_asks_for_is_waited_at_least() -> None:
     assert retries.delay(1, response(429, retry_after="in a moment")) == 0.25
 
 
+@pytest.mark.parametrize("seconds", ["3601", "9" * 400])
+def test_nobody_waits_for_a_server_that_asks_for_ages(seconds: str) -> None:
+    assert Retries().delay(1, response(429, retry_after=seconds)) is None
+
+
 @pytest.mark.parametrize("status_code", [429, 502, 503, 504])
 def test_what_may_pass_is_tried_again(status_code: int) -> None:
     assert Retries().delay(1, response(status_code)) is not None

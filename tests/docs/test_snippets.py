@@ -146,6 +146,7 @@ def run_commands(snippet: Snippet, folder: Path, programs: Path, url: str) -> in
                 "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
                 "PYTHONPATH": os.pathsep.join(sys.path),
                 "KERNELJUDGE_URL": url,
+                "KERNELJUDGE_STATE_DIR": str(folder / "state"),
                 "COLUMNS": "100",
                 "no_proxy": "127.0.0.1",
             },

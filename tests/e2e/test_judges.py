@@ -16,7 +16,7 @@ from pairs import REFERENCE, candidate, kernel
 from processes import alive, command_lines, descendants
 
 from kerneljudge.building import Toolchain
-from kerneljudge.schema import CompareRequest, JobReport, Verdict
+from kerneljudge.schema import CompareRequest, JobReport, Phase, Verdict
 from kerneljudge.service import EvaluatorUnavailable, Settings
 from kerneljudge.service import fleet as fleet_module
 from kerneljudge.service.evaluator import DeviceHealth
@@ -75,6 +75,13 @@ class ModelNew(torch.nn.Module):
     def forward(self, a, b):
         return module.forward(a)
 '''
+
+# The same, built when it is timed: the second call is no trial any more.
+LATE_EXTENSION = EXTENSION.replace("module = load_inline", "build = lambda: load_inline").replace(
+    "        return module.forward(a)",
+    "        ModelNew.calls = getattr(ModelNew, 'calls', 0) + 1\n"
+    "        return a + b if ModelNew.calls == 1 else build().forward(a)",
+)
 
 
 def huge(number: int) -> dict[str, Any]:
@@ -177,6 +184,10 @@ class Judges:
     def entered(self) -> Path | None:
         """The file that a kernel writes when it is called; its content is the runner's number."""
         return next(self.folder.glob("kerneljudge-*/kerneljudge-*/runner-*/entered"), None)
+
+    def runners(self) -> int:
+        """How many there are, those that stand by and those of ended jobs included."""
+        return len(list(self.folder.glob("kerneljudge-*/kerneljudge-*/runner-*")))
 
     def building(self) -> bool:
         """Whether a builder is at work."""
@@ -316,6 +327,24 @@ async def test_a_build_that_a_loading_kernel_asked_for_is_cancelled_and_held_no_
     await until(judges.building)
     assert (await judges.begin(against(GOOD))).verdict is Verdict.ACCEPTED
     await cancelled(job)
+
+
+async def test_a_build_that_a_timed_kernel_asked_for_holds_nobody_back_and_is_no_use_of_the_device(
+    judges: Judges,
+) -> None:
+    needs_the_fast_way()
+    late = kernel(LATE_EXTENSION, "torch_cuda")
+    job = judges.begin(against(late, timeout=15, num_checks=1))
+    await until(judges.building)
+    assert (await judges.begin(against(GOOD))).verdict is Verdict.ACCEPTED
+    # Ended while the other's measurement stands still: its own two, and the one that stands by.
+    await until(lambda: judges.runners() <= 3)
+    assert not job.done()
+    report = await job
+    assert report.phase is Phase.PROFILE
+    assert report.fault is not None
+    seconds = report.phase_seconds
+    assert seconds["build"] > max(seconds["check"], seconds["profile"])
 
 
 async def test_a_job_whose_runner_is_killed_begins_again_once(judges: Judges) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from kerneljudge import KernelCode, KernelType
 from kerneljudge.contract import IOContract
-from kerneljudge.judging.lease import Quiet
-from kerneljudge.judging.runners import preparation_for
+from kerneljudge.judging.cancellation import Cancellation
+from kerneljudge.judging.lease import Lease, Quiet, Turn
+from kerneljudge.judging.runners import Runners, preparation_for
 
 pytestmark = pytest.mark.unit
 
@@ -76,3 +79,68 @@ def test_a_measurement_waits_for_what_disturbs_and_holds_back_what_would() -> No
     for thread in (first, measuring, second):
         thread.join(30)
     assert order == ["first begins", "first ends", "measured", "second begins", "second ends"]
+
+
+def test_a_measurement_that_gives_up_its_turn_does_not_hold_back_the_next_job() -> None:
+    lease, quiet = Lease(), Quiet()
+    order: list[str] = []
+    over = threading.Event()
+
+    def next_job() -> None:
+        with Turn(lease, quiet, Cancellation()), quiet.disturbing():
+            order.append("disturbed")
+            over.set()
+
+    with Turn(lease, quiet, Cancellation()) as turn, turn.timing():
+        other = threading.Thread(target=next_job, daemon=True)
+        other.start()
+        with turn.given_up():
+            assert over.wait(30), "the next job waits for one that waits for it"
+        order.append("measured")
+        assert quiet.wanted
+        late = threading.Thread(target=next_job, daemon=True)
+        late.start()
+    for thread in (other, late):
+        thread.join(30)
+    assert order == ["disturbed", "measured", "disturbed"]
+    assert not quiet.wanted
+
+
+class Runner:
+    """A runner that is no process, and what the thread that made it is called."""
+
+    made_ahead = threading.Event()
+
+    def __init__(self, preparation: str) -> None:
+        self.preparation = preparation
+        self.child = SimpleNamespace(alive=True)
+        self.made_by = threading.current_thread().name
+        self.closed = threading.Event()
+
+    @classmethod
+    def start(cls, _zygote: object, preparation: str, _disturbing: object) -> Runner:
+        runner = cls(preparation)
+        if runner.made_by.startswith("standby"):
+            cls.made_ahead.set()
+        return runner
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_runners_that_nobody_asks_for_give_way_to_those_that_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kerneljudge.judging.runners.RunnerProcess", Runner)
+    zygote: Any = SimpleNamespace(lost=False)
+    runners = Runners(lambda: zygote, Quiet(), 1, lambda: None)
+    first: Any = Runner("launches")
+    runners.start(first)
+    try:
+        assert runners.take("streams").preparation == "streams"
+        assert first.closed.wait(30)
+        assert Runner.made_ahead.wait(30)
+        ahead: Any = runners.take("streams")
+        assert (ahead.preparation, ahead.made_by[:7]) == ("streams", "standby")
+    finally:
+        runners.close()

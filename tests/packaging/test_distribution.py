@@ -73,7 +73,8 @@ def test_wheel_names_version_licence_command_and_python(wheel):
     assert metadata["Version"] == kerneljudge.__version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"server", "gpu", "dev"}
+    extras = {"server", "postgres", "trace", "gpu", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     assert "kerneljudge = kerneljudge.cli:app" in wheel.read(f"{info}/entry_points.txt").decode()
     licence = wheel.read(f"{info}/licenses/LICENSE").decode()
     assert "Copyright 2026 The KernelJudge authors" in licence

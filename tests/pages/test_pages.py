@@ -15,6 +15,7 @@ from memory_keys import MemoryKeys, api_key
 from scripted import H200, ScriptedEvaluator, accepted, failed
 
 from kerneljudge.api.access import COOKIE
+from kerneljudge.runtime.messages import SandboxLayer
 from kerneljudge.schema import EvaluateRequest, FaultKind, JobRequest, KernelCode, Phase
 from kerneljudge.service import EvaluatorUnavailable, JobService, JobState
 from kerneljudge.service.access import Scope
@@ -202,6 +203,10 @@ async def test_a_device_says_why_it_takes_no_jobs() -> None:
             state = super().devices()[0]
             state.ready, state.health = False, DeviceHealth.QUARANTINED
             state.reason = "it failed <3> times"
+            state.layers = [
+                SandboxLayer(name="landlock", active=False, reason="Linux is older than <5.13>"),
+                SandboxLayer(name="resource limits", active=True),
+            ]
             return [state]
 
     async with serving(Broken()) as (client, _):
@@ -209,6 +214,8 @@ async def test_a_device_says_why_it_takes_no_jobs() -> None:
     assert "no device takes jobs" in page.text
     assert "quarantined" in page.text
     assert "it failed &lt;3&gt; times" in page.text
+    assert "Not confined by landlock: Linux is older than &lt;5.13&gt;" in page.text
+    assert "resource limits" not in page.text
 
 
 async def test_a_running_job_is_looked_at_again_and_an_ended_one_is_not() -> None:
@@ -354,21 +361,28 @@ async def test_without_a_key_the_page_asks_for_one_and_goes_where_it_was_to_go()
 
 
 @pytest.mark.parametrize(
-    "address", ["//evil.example", "https://evil.example/", "/\\evil.example", "evil", "/a\r\nb: c"]
+    "address",
+    [
+        *("//evil.example", "https://evil.example/", "/\\evil.example", "evil", "/a\r\nb: c"),
+        *("http://[", "//[", "/\t/evil.example"),
+    ],
 )
 async def test_login_leads_to_no_other_server(address: str) -> None:
     async with serving(keys=MemoryKeys(ALICE)) as (client, _):
+        form = await client.get("/ui/login", params={"next": address})
+        assert 'name="next" value="/"' in form.text
         answer = await client.post(
             "/ui/login", headers=SAME_ORIGIN, data={"key": "secret-alice", "next": address}
         )
     assert answer.headers["location"] == "/"
 
 
-async def test_another_site_can_not_log_anybody_in() -> None:
+@pytest.mark.parametrize("origin", ["http://evil.example", "http://[", "null"])
+async def test_another_site_can_not_log_anybody_in(origin: str) -> None:
     async with serving(keys=MemoryKeys(ALICE)) as (client, _):
         answer = await client.post(
             "/ui/login",
-            headers={"Origin": "http://evil.example"},
+            headers={"Origin": origin},
             data={"key": "secret-alice", "next": "/"},
         )
     assert answer.status_code == 403

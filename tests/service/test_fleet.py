@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from kerneljudge.service.builders import BuilderPool
 from kerneljudge.service.evaluator import DeviceHealth
 from kerneljudge.service.fleet import Fleet
 from kerneljudge.service.gpus import choose, visible_gpus
+from kerneljudge.service.judge_process import JudgeProcess
 
 GPUS = ["GPU-11112222-aaaa", "GPU-11113333-bbbb", "GPU-44445555-cccc"]
 
@@ -193,6 +196,39 @@ async def test_the_devices_that_start_serve_and_the_one_that_does_not_is_quarant
         assert (working.health, working.ready) == (DeviceHealth.READY, True)
         assert working.memory_bytes == host.memory_bytes()
         assert broken.memory_bytes is None
+        assert "no_new_privs" in {layer.name for layer in working.layers if layer.active}
+        assert broken.layers == []
     finally:
         await fleet.stop()
     assert {state.health for state in fleet.devices()} == {DeviceHealth.STOPPED}
+
+
+@pytest.mark.integration
+@pytest.mark.anyio
+async def test_a_device_that_fails_for_weeks_is_tried_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+    judges: list[JudgeProcess] = []
+    enough = asyncio.Event()
+
+    def once(*arguments: Any) -> JudgeProcess:
+        nonlocal tries
+        tries += 1
+        if judges:
+            if tries > 1100:
+                enough.set()
+            raise OSError("no process to give")
+        judges.append(JudgeProcess(*arguments))
+        return judges[0]
+
+    monkeypatch.setattr("kerneljudge.service.fleet.JudgeProcess", once)
+    monkeypatch.setattr("kerneljudge.service.fleet._LONGEST_QUARANTINE", 1e-6)
+    fleet = Fleet(settings(tmp_path, quarantine_failures=1, quarantine_seconds=1e-6))
+    await fleet.start()
+    try:
+        judges[0].kill()
+        async with asyncio.timeout(120):
+            await enough.wait()
+    finally:
+        await fleet.stop()

@@ -116,6 +116,14 @@ async def in_state(service: JobService, job_id: str, state: JobState) -> None:
     raise AssertionError(f"the job ended without being {state}")
 
 
+async def in_state_again(service: JobService, job_id: str, state: JobState) -> None:
+    """Returns when the job has come back to the state that it began in."""
+    async for event in service.events(job_id, after=1):
+        if event.state is state:
+            return
+    raise AssertionError(f"the job ended without being {state} again")
+
+
 async def history(service: JobService, job_id: str) -> list[JobEvent]:
     return [event async for event in service.events(job_id)]
 
@@ -354,6 +362,54 @@ async def test_a_batch_is_accepted_whole_or_not_at_all(serve: Serve) -> None:
         assert refusal.value.retry_after > 0
         assert len((await service.page(JobFilter(), 10)).jobs) == 2
         assert await service.submit_all([]) == []
+
+
+async def test_a_batch_tells_which_of_its_jobs_are_new(serve: Serve) -> None:
+    async with serve(ScriptedEvaluator()) as service:
+        first = await service.submit(Submission(EVALUATE, idempotency_key="once"))
+        batch = [Submission(EVALUATE, idempotency_key="once"), Submission(EVALUATE)]
+        (again, again_is_new), (other, other_is_new) = await service.submit_all(batch)
+        assert (again.job_id, again_is_new) == (first.job_id, False)
+        assert other.job_id != first.job_id
+        assert other_is_new
+
+
+async def test_a_full_queue_says_when_there_may_be_room(serve: Serve) -> None:
+    clock = Clock()
+    evaluator = ScriptedEvaluator()
+    async with serve(evaluator, clock=clock, max_queued=40) as service:
+        for _ in range(10):
+            await judged(service)
+        clock.now += 100  # ten jobs in as many seconds: one in ten
+        evaluator.ready = False
+        await service.submit_all([Submission(EVALUATE)] * 40)
+        for count, seconds in ((1, 40), (8, 80), (100, 300)):
+            with pytest.raises(QueueFull) as refusal:
+                await service.submit_all([Submission(EVALUATE)] * count)
+            assert refusal.value.retry_after == pytest.approx(seconds)
+
+
+async def test_a_submission_that_is_broken_off_when_it_is_stored_is_judged(
+    serve: Serve, store: SqlStore
+) -> None:
+    class Slow(Link):
+        stored, go_on = asyncio.Event(), asyncio.Event()
+
+        async def create(self, *arguments: Any) -> Any:
+            created = await store.create(*arguments)
+            self.stored.set()
+            await self.go_on.wait()
+            return created
+
+    link = Slow(store)
+    async with serve(ScriptedEvaluator(), store=link) as service:
+        broken_off = asyncio.create_task(service.submit(Submission(EVALUATE)))
+        await link.stored.wait()
+        broken_off.cancel()
+        await asyncio.wait([broken_off])
+        link.go_on.set()
+        (job,) = (await service.page(JobFilter(), 10)).jobs
+        assert (await service.wait(job.job_id)).state is JobState.COMPLETED
 
 
 async def test_a_key_has_no_more_unfinished_jobs_than_it_may(serve: Serve) -> None:
@@ -684,7 +740,7 @@ async def test_two_servers_share_a_queue_and_judge_each_job_once(
     evaluators = [ScriptedEvaluator(capacity=1) for _ in range(2)]
     shared = Link(store, exclusive=False)
     async with serve(evaluators[0], store=shared) as one, serve(evaluators[1], store=shared) as two:
-        jobs = await one.submit_all([Submission(EVALUATE)] * 40)
+        jobs = [job for job, _ in await one.submit_all([Submission(EVALUATE)] * 40)]
         for job in jobs:
             assert (await two.wait(job.job_id)).state is JobState.COMPLETED
     judged = [job_id for evaluator in evaluators for job_id, _ in evaluator.judged]
@@ -735,6 +791,70 @@ async def test_after_a_long_outage_the_job_is_begun_again(
         evaluator.step()
         job = await waiter
     assert (job.state, job.attempts) == (JobState.COMPLETED, 2)
+
+
+async def test_a_job_whose_lease_ran_out_at_its_own_server_is_begun_again(
+    serve: Serve, store: SqlStore, quickly: None
+) -> None:
+    clock = Clock()
+
+    class Late(Link):
+        late = False
+
+        async def recover(self, *arguments: Any, **named: Any) -> Any:
+            if self.late:  # the machine slept after the leases were renewed
+                self.late = False
+                clock.now += 1000
+                arguments = (clock.now, *arguments[1:])
+            return await store.recover(*arguments, **named)
+
+    link = Late(store)
+    evaluator = ScriptedEvaluator(steps=(Phase.CHECK, Phase.PROFILE))
+    async with serve(evaluator, store=link, clock=clock, lease_seconds=1) as service:
+        job_id = await submit(service)
+        await in_state(service, job_id, JobState.VALIDATING)
+        link.late = True
+        await in_state_again(service, job_id, JobState.QUEUED)
+        evaluator.step(4)
+        job = await service.wait(job_id)
+    assert (job.state, job.attempts) == (JobState.COMPLETED, 2)
+
+
+async def test_a_job_whose_claim_fails_for_a_reason_of_its_own_is_taken_up_again(
+    serve: Serve, store: SqlStore
+) -> None:
+    class Mistaken(Link):
+        mistakes = 1
+
+        async def claim(self, *arguments: Any) -> Any:
+            if self.mistakes:
+                self.mistakes -= 1
+                raise RuntimeError("a mistake of the store's")
+            return await store.claim(*arguments)
+
+    async with serve(ScriptedEvaluator(), store=Mistaken(store), lease_seconds=1) as service:
+        assert (await judged(service)).state is JobState.COMPLETED
+
+
+async def test_an_end_that_the_database_stored_without_saying_so_is_told(
+    serve: Serve, store: SqlStore, quickly: None
+) -> None:
+    class Mute(Link):
+        answers = 0
+
+        async def finish(self, *arguments: Any, **named: Any) -> Any:
+            ended = await store.finish(*arguments, **named)
+            self.answers += 1
+            if self.answers == 1:
+                raise DatabaseUnusable("the connection was lost after the commit")
+            return ended
+
+    evaluator = ScriptedEvaluator()
+    async with serve(evaluator, store=Mute(store)) as service:
+        job = await judged(service)
+        assert (job.state, job.attempts) == (JobState.COMPLETED, 1)
+        await until(lambda: service.queue()["running"] == service.queue()["waiting"] == 0)
+    assert len(evaluator.judged) == 1
 
 
 # Cleaning up.

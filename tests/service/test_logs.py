@@ -122,13 +122,25 @@ def test_text_names_the_job_and_lets_no_message_pass_for_a_line(stderr: Written)
     assert " INFO kerneljudge.tests: it said" in line
 
 
+def test_text_lets_nothing_that_an_exception_says_pass_for_a_line(stderr: Written) -> None:
+    configure("info", "text")
+    try:
+        raise ValueError("x\n2026-01-01 00:00:00 INFO root: forged\r\x1b[2J")
+    except ValueError:
+        LOG.exception("it failed")
+    first, *below = stderr.lines()
+    assert first.endswith("it failed")
+    assert below[-1] == r"    2026-01-01 00:00:00 INFO root: forged\r\x1b[2J"
+    assert all(line.startswith("    ") for line in below)
+
+
 def test_text_has_tracebacks_below_the_line(stderr: Written) -> None:
     configure("info", "text")
     try:
         raise ValueError("over there")
     except ValueError:
         LOG.exception("it failed")
-    assert stderr.lines()[-1] == "ValueError: over there"
+    assert stderr.lines()[-1] == "    ValueError: over there"
 
 
 def test_the_http_servers_access_log_has_its_parts_as_fields(stderr: Written) -> None:

@@ -284,3 +284,16 @@ async def test_a_cancelled_job_is_neither_a_success_nor_a_failure() -> None:
     assert (before["active_requests"], after["active_requests"]) == (1, 0)
     assert (before["cancelled_requests"], after["cancelled_requests"]) == (0, 1)
     assert (after["completed_requests"], after["failed_requests"]) == (0, 0)
+
+
+async def test_a_job_from_a_server_whose_clock_is_ahead_took_no_negative_time() -> None:
+    clock = Clock()
+    evaluator = ScriptedEvaluator(steps=(Phase.LOAD,))
+    async with served(evaluator, clock) as service:
+        job = await service.submit(Submission(EVALUATE))
+        clock.now -= 5
+        evaluator.step()
+        await service.wait(job.job_id)
+        throughput = StatsResponse.model_validate(await service.stats()).throughput
+    assert throughput.min_end_to_end_time_seconds == 0
+    assert throughput.average_end_to_end_time_seconds == 0

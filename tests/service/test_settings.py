@@ -43,6 +43,11 @@ def test_the_environment_sets_and_an_argument_wins(monkeypatch: pytest.MonkeyPat
     assert Settings(port=0).port == 0
 
 
+def test_a_log_level_may_be_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KERNELJUDGE_LOG_LEVEL", "WARNING")
+    assert Settings().log_level == "warning"
+
+
 def test_the_names_that_clusters_use_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPU_TYPE", "H200")
     monkeypatch.setenv("POD_NAME", "judge-0")

@@ -6,12 +6,14 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,8 +28,10 @@ from scripted import accepted, partial
 from stores import add, evaluate_request, lease, new_job
 
 from kerneljudge.schema import Phase, Verdict
+from kerneljudge.service.errors import DatabaseUnusable
 from kerneljudge.service.records import ACTIVE, Job, JobState, Lease
 from kerneljudge.service.store import Renewal, SqlStore, StoreLimits
+from kerneljudge.service.store.database import Database
 
 pytest_plugins = ["postgres"]
 pytestmark = pytest.mark.integration
@@ -329,6 +333,46 @@ async def test_servers_that_race_keep_a_bound_and_an_idempotency_key(postgres_ur
     assert (await servers[0].counts()).by_state == {JobState.QUEUED: 5}
     for server in servers:
         await server.close()
+
+
+@pytest.mark.anyio
+async def test_a_server_that_freezes_while_it_has_the_lock_of_all_does_not_stop_the_others(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kerneljudge.service.store.database._IDLE_IN_TRANSACTION_SECONDS", 1)
+    frozen = await Database.open(postgres_url, serving=True)
+    other = await SqlStore.open(postgres_url)
+    locked, thawed = threading.Event(), threading.Event()
+
+    def freeze(connection: sa.Connection) -> None:
+        Database.one_at_a_time(connection)
+        locked.set()
+        thawed.wait(60)
+
+    writing = asyncio.create_task(frozen.write(freeze))
+    await asyncio.to_thread(locked.wait, 60)
+    try:
+        async with asyncio.timeout(30):
+            await add(other, new_job())
+    finally:
+        thawed.set()
+    with pytest.raises(DatabaseUnusable):
+        await writing
+    await frozen.read(lambda connection: connection.scalar(sa.select(1)))
+    await frozen.close()
+    await other.close()
+
+
+@pytest.mark.anyio
+async def test_a_database_that_has_become_read_only_is_unusable(postgres_url: str) -> None:
+    await (await SqlStore.open(postgres_url)).close()
+    url = sa.make_url(postgres_url).update_query_dict(
+        {"options": "-c default_transaction_read_only=on"}
+    )
+    store = await SqlStore.open(url.render_as_string(hide_password=False))
+    with pytest.raises(DatabaseUnusable, match="read-only"):
+        await add(store, new_job())
+    await store.close()
 
 
 # Kills

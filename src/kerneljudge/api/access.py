@@ -17,7 +17,7 @@ from kerneljudge.service.records import ANONYMOUS, Submission
 from kerneljudge.service.settings import Settings
 from kerneljudge.service.store.protocol import KeyStore
 
-__all__ = ["COOKIE", "Access", "Denied", "is_loopback"]
+__all__ = ["COOKIE", "Access", "Denied", "is_loopback", "of_own_page"]
 
 COOKIE: Final = "kj_key"
 """The cookie in which the page keeps a key; no script can read it."""
@@ -27,6 +27,7 @@ CLIENT_HEADER: Final = "X-KernelJudge-Client"
 _MAX_CLIENT = 100
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _CHALLENGE: Final = {"WWW-Authenticate": "Bearer"}
+_FOREIGN = "a page of another site may not do this"
 _ADVICE = "send it as `Authorization: Bearer kj_…` or as `X-API-Key`"
 
 # What the OpenAPI document says of keys; the headers themselves are read by `_secret`.
@@ -178,6 +179,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def of_own_page(request: Request) -> bool:
+    """Whether a page of this very server has its browser send the request."""
+    fetched = request.headers.get("sec-fetch-site")
+    if fetched is not None:
+        return fetched == "same-origin"
+    # Browsers send it with every POST; behind plain HTTP it is all that they send.
+    origin = request.headers.get("origin", "")
+    return origin.partition("://")[2] == request.headers.get("host")
+
+
 def _secret(request: Request) -> str | None:
     """What the request says its key is, if it says anything. Raises `Denied` for another kind."""
     authorization = request.headers.get("authorization")
@@ -186,7 +197,13 @@ def _secret(request: Request) -> str | None:
         if scheme.lower() != "bearer" or not credentials.strip():
             raise Denied(401, f"an API key is no such authorization: {_ADVICE}", _CHALLENGE)
         return credentials.strip()
-    return request.headers.get("x-api-key") or request.cookies.get(COOKIE)
+    if header := request.headers.get("x-api-key"):
+        return header
+    cookie = request.cookies.get(COOKIE)
+    if cookie is not None and request.method not in _SAFE_METHODS and not of_own_page(request):
+        # Browsers send it for pages of the same site too, such as those on another port.
+        raise Denied(403, f"{_FOREIGN} with the page's cookie: {_ADVICE}")
+    return cookie
 
 
 def _client(request: Request) -> str:
@@ -206,7 +223,7 @@ def _refuse_other_sites(request: Request) -> None:
         request.method not in _SAFE_METHODS
         and request.headers.get("sec-fetch-site") == "cross-site"
     ):
-        raise Denied(403, "a page of another site may not do this")
+        raise Denied(403, _FOREIGN)
 
 
 def _refuse_rebinding(request: Request) -> None:

@@ -55,6 +55,11 @@ def create_app(
         version=kerneljudge.__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
+        # They load scripts from elsewhere, into pages that a key's cookie opens.
+        docs_url=None,
+        redoc_url=None,
+        # It would lead wherever the header Host says, and from a proxy's HTTPS to HTTP.
+        redirect_slashes=False,
     )
     app.add_middleware(TimelyBodies)
     add_submitting(app, service, settings, access, replies)

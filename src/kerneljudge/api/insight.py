@@ -15,6 +15,7 @@ from kerneljudge.api.openapi import answers
 from kerneljudge.api.replies import Replies
 from kerneljudge.api.responses import (
     CleanupResponse,
+    ConfinementLayer,
     DeviceHealth,
     GpuManager,
     HealthResponse,
@@ -209,6 +210,10 @@ def _health(devices: list[DeviceState], pulse: _Pulse, *, draining: bool) -> Hea
                 health=device.health.value,
                 reason=device.reason,
                 environment=device.environment,
+                confinement=[
+                    ConfinementLayer(name=layer.name, active=layer.active, reason=layer.reason)
+                    for layer in device.layers
+                ],
             )
             for device in devices
         ],

@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -76,9 +76,18 @@ def add_metrics(app: FastAPI, service: JobService, access: Access) -> None:
     async def metrics(request: Request, caller: Caller = may_read) -> Response:
         """Jobs, verdicts, queue, phases, builds, devices, HTTP requests, and the process."""
         stats = await service.stats()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = _format(request.headers.get("accept", ""))
         jobs.families = list(_families(service, stats, caller))
         return Response(encode(registry), headers={"Content-Type": content_type})
+
+
+def _format(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    """How to write the metrics, and the media type of that."""
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):
+        # A version that is no number, on which the library fails: the text that everyone reads.
+        return choose_encoder("")
 
 
 class _Jobs(Collector):

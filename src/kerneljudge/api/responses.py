@@ -33,6 +33,7 @@ __all__ = [
     "ClientShare",
     "CompareResponse",
     "CompilationMetrics",
+    "ConfinementLayer",
     "DeviceHealth",
     "ErrorResponse",
     "EvaluateResponse",
@@ -389,6 +390,17 @@ class BatchAcceptedResponse(Reply):
     """One a request, in their order."""
 
 
+class ConfinementLayer(Reply):
+    """One of the rights that a kernel gives up before its source is read."""
+
+    name: str
+    """`landlock`, `network namespace`…"""
+    active: bool
+    """Whether kernels are confined by it."""
+    reason: str | None = None
+    """Why not, or what takes its place."""
+
+
 class DeviceHealth(Reply):
     """One device."""
 
@@ -406,6 +418,8 @@ class DeviceHealth(Reply):
     """Why it takes no jobs."""
     environment: Environment | None = None
     """What its judge reported of it."""
+    confinement: list[ConfinementLayer] = []
+    """The layers that confine its kernels, and those that this machine lacks."""
 
 
 class JobStats(Reply):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 # Connections that wait to be accepted: a thousand clients may come at once.
 _BACKLOG = 4096
+_DESCRIPTORS = 65_536
 
 # For the last answers to be sent.
 _ANSWER_SECONDS = 5
@@ -41,6 +43,7 @@ async def run_server(settings: Settings, stop: asyncio.Event, ready: Callable[[s
     `EvaluatorUnavailable` where a device does not start.
     """
     _check_tls(settings)
+    _raise_descriptor_limit()
     async with contextlib.AsyncExitStack() as stack:
         # Bound first, so that a port that is taken shows before anything is started; nothing can
         # connect before the application listens.
@@ -57,6 +60,14 @@ async def run_server(settings: Settings, stop: asyncio.Event, ready: Callable[[s
                 await _serve(settings, store, fleet, tracer, host, listener, stop, ready)
         finally:
             await fleet.stop()
+
+
+def _raise_descriptor_limit() -> None:
+    """Every client that waits holds a descriptor, and shells often allow 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _check_tls(settings: Settings) -> None:

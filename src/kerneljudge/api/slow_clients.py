@@ -1,4 +1,4 @@
-"""Clients that trickle: none holds a connection, or what it has sent so far, for ever."""
+"""Clients that trickle, or pour: none holds a connection for ever, or memory without a bound."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ _HEADER_SECONDS: Final = 30.0
 """Seconds within which the headers of a request must arrive; then the connection is closed."""
 _WRITE_SECONDS: Final = 60.0
 """Seconds for which a client may leave what it is sent unread; then the connection is closed."""
+_MAX_HEADERS: Final = 64 * 1024
+"""Bytes of headers above which the connection is closed; h11 has the same bound by itself."""
 
 
 class TimelyBodies:
@@ -39,15 +41,17 @@ class TimelyBodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        deadline = asyncio.get_running_loop().time() + self.seconds
+        clock = asyncio.get_running_loop().time
+        left = self.seconds
         arriving = True
 
         async def timely() -> Message:
-            nonlocal arriving
+            nonlocal arriving, left
             if not arriving:
                 return await receive()
+            began = clock()
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(left):
                     message = await receive()
             except TimeoutError:
                 raise HTTPException(
@@ -55,6 +59,8 @@ class TimelyBodies:
                     f"the body did not arrive within {self.seconds:g} s: send it again",
                     {"Connection": "close"},
                 ) from None
+            # What the application lets it wait for is not the client's time.
+            left -= clock() - began
             arriving = message["type"] == "http.request" and message.get("more_body", False)
             return message
 
@@ -62,10 +68,12 @@ class TimelyBodies:
 
 
 class ImpatientProtocol(HTTPProtocol):
-    """uvicorn's connection, which ends where headers do not arrive, or answers are not read."""
+    """uvicorn's connection, which ends where headers do not arrive or do not end, or answers are
+    not read."""
 
     header_seconds = _HEADER_SECONDS
     write_seconds = _WRITE_SECONDS
+    _headers: int | None = None  # bytes of those that arrive, as far as httptools tells of any
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
 
@@ -77,6 +85,10 @@ class ImpatientProtocol(HTTPProtocol):
     def data_received(self, data: bytes) -> None:
         """Expects the rest of the headers, unless a request is being answered."""
         super().data_received(data)
+        if self._headers is not None:
+            self._headers += len(data)
+            if self._headers > _MAX_HEADERS:
+                self.transport.abort()
         cycle: RequestResponseCycle | None = self.cycle
         answering = cycle is not None and not cycle.response_complete
         if answering and self._reading is not None:
@@ -84,6 +96,30 @@ class ImpatientProtocol(HTTPProtocol):
             self._reading = None
         elif not answering and self._reading is None:
             self._expect()
+
+    def on_message_begin(self) -> None:
+        """Headers begin."""
+        self._headers = 0
+        super().on_message_begin()  # type: ignore[misc]
+
+    def on_headers_complete(self) -> None:
+        """Headers end."""
+        self._headers = None
+        super().on_headers_complete()  # type: ignore[misc]
+
+    def on_chunk_header(self) -> None:
+        """If this is the last chunk, trailers begin."""
+        self._headers = 0
+
+    def on_body(self, body: bytes) -> None:
+        """It was not the last chunk."""
+        self._headers = None
+        super().on_body(body)  # type: ignore[misc]
+
+    def on_message_complete(self) -> None:
+        """Trailers end."""
+        self._headers = None
+        super().on_message_complete()  # type: ignore[misc]
 
     def pause_writing(self) -> None:
         """Expects the client to read."""

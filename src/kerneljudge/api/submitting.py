@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -56,14 +55,13 @@ def add_submitting(
             )
             for request, key in zip(requests, keys, strict=True)
         ]
-        asked_at = time.time()
-        jobs = await service.submit_all(submissions)
+        taken = await service.submit_all(submissions)
         headers = {}
         if told.preferred:
             headers["Preference-Applied"] = "respond-async"
-        if all(job.idempotency_key is not None and job.created_at < asked_at for job in jobs):
+        if not any(is_new for _, is_new in taken):
             headers["Idempotent-Replayed"] = "true"
-        return jobs, headers
+        return [job for job, _ in taken], headers
 
     async def one(
         http: Request,
@@ -84,9 +82,9 @@ def add_submitting(
         try:
             return await unless_gone(http, waits)
         except ClientGone:
-            for job in jobs:
-                if job.idempotency_key is None:
-                    await service.cancel(job.job_id, _GONE)
+            # All at once: those that wait must not begin while one that runs is being ended.
+            unwanted = [job.job_id for job in jobs if job.idempotency_key is None]
+            await asyncio.gather(*(service.cancel(job_id, _GONE) for job_id in unwanted))
             raise
 
     @app.post(

@@ -4,6 +4,8 @@ Exit codes, the same everywhere: 0 accepted (or done), 1 judged and not accepted
 the command line or the request, 3 no verdict, 130 interrupted.
 """
 
+import inspect
+
 import typer
 
 from kerneljudge.cli.cancel import cancel
@@ -44,3 +46,7 @@ for plain in (
 for configured in (serve, config):
     app.command(context_settings=ANY_SETTING)(configured)
 app.add_typer(keys, name="keys")
+for command in (*app.registered_commands, *keys.registered_commands):
+    # Typer keeps the line breaks of a docstring, at whatever width it prints.
+    paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+    command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

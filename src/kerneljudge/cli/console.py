@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kerneljudge.cli.exits import Exit
-from kerneljudge.client import KernelJudgeError, RequestError
+from kerneljudge.client import AuthenticationError, KernelJudgeError, RequestError
 from kerneljudge.schema import Verdict
 
 __all__ = ["ERR", "OUT", "Usage", "exit_on_error", "plain", "print_json", "verdict_text"]
@@ -52,7 +52,9 @@ def exit_on_error(as_json: bool = False) -> Iterator[None]:
         _complain(str(error), None, as_json)
         raise typer.Exit(Exit.USAGE) from None
     except KernelJudgeError as error:
-        _complain(str(error), error.body, as_json)
+        unknown = isinstance(error, AuthenticationError) and error.status_code == 401
+        hint = " (--api-key, or KERNELJUDGE_API_KEY)" if unknown else ""
+        _complain(f"{error}{hint}", error.body, as_json)
         mine = isinstance(error, RequestError)
         raise typer.Exit(Exit.USAGE if mine else Exit.INFRASTRUCTURE) from None
 

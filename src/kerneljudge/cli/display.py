@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 _LAST_LINES = 12
+# From this width on a list of jobs has all its columns.
+_WIDE_JOBS = 110
 
 
 def show_result(console: Console, result: JudgedResponse) -> None:
@@ -63,24 +65,27 @@ def summary_table(words: Iterable[Verdict | str]) -> Table:
     return table
 
 
-def jobs_table(jobs: Iterable[JobSummary], now: float) -> Table:
-    """A line a job; `now` is in seconds since the epoch."""
+def jobs_table(jobs: Iterable[JobSummary], now: float, width: int) -> Table:
+    """A line a job; `now` is in seconds since the epoch. Of the facts, as many as `width` has room
+    for: the id is whole, since other commands take it."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("job", "kind", "status", "verdict", "device", "client"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("age", "took"):
+    wide = width >= _WIDE_JOBS
+    table.add_column("job", no_wrap=True, min_width=36)
+    for heading in ("kind", "status", "verdict", "device", "client"):
+        if wide or heading not in ("kind", "client"):
+            table.add_column(heading, no_wrap=True)
+    for heading in ("age", "took") if wide else ("age",):
         table.add_column(heading, justify="right", no_wrap=True)
     for job in jobs:
-        table.add_row(
-            job.job_id,
-            job.kind,
-            job.status,
-            verdict_text(job.verdict) if job.verdict is not None else "–",
-            Text(plain(job.device or "–")),
-            Text(plain(job.client)),
-            _span(now - job.created_at),
-            _span(job.finished_at - job.created_at) if job.finished_at is not None else "–",
-        )
+        verdict = verdict_text(job.verdict) if job.verdict is not None else "–"
+        device = Text(plain(job.device or "–"))
+        age = _span(now - job.created_at)
+        if not wide:
+            table.add_row(job.job_id, job.status, verdict, device, age)
+            continue
+        client = Text(plain(job.client))
+        took = _span(job.finished_at - job.created_at) if job.finished_at is not None else "–"
+        table.add_row(job.job_id, job.kind, job.status, verdict, device, client, age, took)
     return table
 
 

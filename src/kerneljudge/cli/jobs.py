@@ -42,4 +42,4 @@ def jobs(
         if as_json:
             print_json([one.model_dump(mode="json") for one in found])
         else:
-            OUT.print(jobs_table(found, time.time()))
+            OUT.print(jobs_table(found, time.time(), OUT.width))

@@ -56,7 +56,8 @@ def read_kernel(path: Path, options: KernelOptions) -> KernelCode:
             problem["msg"].removeprefix("Value error, ")
             for problem in error.errors(include_url=False)
         )
-        raise Usage(f"{path} is no valid kernel: {reasons}") from None
+        hint = " (--contract FILE)" if contract is None and "IOContract" in reasons else ""
+        raise Usage(f"{path} is no valid kernel: {reasons}{hint}") from None
 
 
 def read_comparison(

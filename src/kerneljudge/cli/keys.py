@@ -181,10 +181,14 @@ def _shown(key: ApiKey) -> dict[str, Any]:
 
 
 def _table(found: list[ApiKey]) -> Table:
-    table = Table(
-        "id", "name", "scopes", "weight", "jobs", "a minute", "priority", "made", "disabled",
-        box=None, pad_edge=False,
-    )  # fmt: skip
+    table = Table(box=None, pad_edge=False)
+    # `keys disable` takes the id: on a narrow terminal the rest is wrapped, never that.
+    width = max((len(key.key_id) for key in found), default=0)
+    table.add_column("id", no_wrap=True, min_width=width)
+    for heading in ("name", "scopes", "weight", "jobs", "a minute", "priority"):
+        table.add_column(heading)
+    for heading in ("made", "disabled"):
+        table.add_column(heading, min_width=10)
     for key in found:
         table.add_row(
             key.key_id,

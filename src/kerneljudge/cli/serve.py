@@ -83,7 +83,9 @@ async def _serve(settings: Settings, until_eof: bool) -> None:
         threading.Thread(target=_stop_at_eof, args=(loop, stop), daemon=True).start()
     try:
         await run_server(settings, stop, _announce)
-    except (OSError, EvaluatorUnavailable, ServiceError) as error:
+    except OSError as error:
+        raise ServerError(error.strerror or str(error)) from error
+    except (EvaluatorUnavailable, ServiceError) as error:
         raise ServerError(str(error)) from error
 
 

@@ -9,6 +9,7 @@ import httpx
 
 import kerneljudge
 from kerneljudge.client.calls import Call
+from kerneljudge.client.errors import AuthenticationError
 
 __all__ = ["DEFAULT_URL", "http_options", "request_options", "server_url"]
 
@@ -25,11 +26,20 @@ def server_url(given: str | None) -> str:
 
 
 def http_options(base_url: str, api_key: str | None, client: str | None) -> dict[str, Any]:
-    """The arguments of an `httpx.Client` or an `httpx.AsyncClient`."""
-    key = api_key or os.environ.get("KERNELJUDGE_API_KEY")
+    """The arguments of an `httpx.Client` or an `httpx.AsyncClient`.
+
+    Raises `AuthenticationError` for an API key that can be none.
+    """
+    key = (api_key or os.environ.get("KERNELJUDGE_API_KEY") or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        # Else the message of whoever cannot send it would have it.
+        raise AuthenticationError(
+            "the API key has characters that no key has: give one line, as `kerneljudge keys "
+            "create` prints it"
+        )
     headers = {"User-Agent": f"kerneljudge/{kerneljudge.__version__}"}
     if key:
-        headers["Authorization"] = f"Bearer {key.strip()}"
+        headers["Authorization"] = f"Bearer {key}"
     if client is not None:
         headers["X-KernelJudge-Client"] = client
     return {

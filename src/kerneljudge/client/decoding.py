@@ -114,5 +114,5 @@ def _words(response: httpx.Response, body: Any) -> str:
 def _json(content: bytes | str) -> Any:
     try:
         return json.loads(content)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # no text, no JSON, or more than Python reads of either
         return None

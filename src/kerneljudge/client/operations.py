@@ -200,7 +200,9 @@ class Operations:
                         break
                     failures = 0
                     for event in events.feed(outcome):
-                        last = event.last_id or last
+                        # Of ours it is a number; what else there is may be no header.
+                        if event.last_id.isascii() and event.last_id.isdecimal():
+                            last = event.last_id
                         told = _event(event, source)
                         if told is not None:
                             yield Emit(told)
@@ -323,6 +325,10 @@ class Operations:
     def _unreachable(self, call: Call, error: httpx.RequestError) -> ServerUnreachable:
         if isinstance(error, httpx.ReadTimeout):
             return ServerUnreachable(f"{self._base_url} gave no answer to {call} in time")
+        if isinstance(error, httpx.UnsupportedProtocol):
+            return ServerUnreachable(
+                f"{self._base_url} is no address of a server: it begins with http:// or https://"
+            )
         reason = str(error) or type(error).__name__
         return ServerUnreachable(
             f"cannot reach the server at {self._base_url}: {reason}; is it running "

@@ -25,6 +25,8 @@ class Retries:
     """Seconds before the first of them, at most; each later one waits twice as long."""
     longest: float = 10.0
     """Seconds that none of them waits longer, unless the server says so."""
+    patience: float = 3600.0
+    """Seconds above which what the server asks for is not waited for: no other attempt."""
     draw: Callable[[], float] = random.random
     """A number from 0 to 1 that spreads the clients of a server that comes back."""
 
@@ -37,6 +39,8 @@ class Retries:
             return None
         backoff = min(self.first * 2.0 ** (failures - 1), self.longest)
         wanted = retry_after(outcome) if isinstance(outcome, httpx.Response) else None
+        if wanted is not None and wanted > self.patience:
+            return None
         # At least half of it, so that a crowd neither comes at once nor waits for nothing.
         return (wanted or 0.0) + backoff * (0.5 + 0.5 * self.draw())
 

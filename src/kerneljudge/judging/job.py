@@ -195,7 +195,9 @@ class _Job:
         self._request = request
         self._progress = progress
         self._cancellation = cancellation
-        self._turn = Turn(machine.lease, cancellation)
+        self._turn = Turn(machine.lease, machine.quiet, cancellation)
+        self._away = 0.0
+        """Seconds for which its turn was given up."""
         self._deadline = time.monotonic() + request.timeout
         self._seed = request.seed if request.seed is not None else draw()
         candidate = SideReport()
@@ -256,11 +258,11 @@ class _Job:
         self._cancellation.check()
         self.report.phase = phase
         self._progress(self.report)
-        started = time.monotonic()
+        started, away = time.monotonic(), self._away
         try:
             yield
         finally:
-            self.report.phase_seconds[phase] = time.monotonic() - started
+            self.report.phase_seconds[phase] = time.monotonic() - started - (self._away - away)
             for contender in self._contenders:
                 if contender.runner is not None:
                     contender.report.stdout = contender.runner.child.printed
@@ -413,11 +415,16 @@ class _Job:
         runner, _ = contender.running
         # What for is the judge's to say.
         request = message.build.model_copy(update={"architecture": self._machine.architecture})
+        left = time.monotonic()
         with self._turn.given_up():
             result, waited = self._machine.builds.build(request, self._deadline, self._cancellation)
             waiting = time.monotonic()
-        waited += time.monotonic() - waiting
+        back = time.monotonic()
+        waited += back - waiting
         self._deadline += waited
+        # The device was others' meanwhile: no time of a phase that has it.
+        self._away += back - left
+        self.report.phase_seconds[Phase.BUILD] += back - left - waited
         self._note_build(contender, result)
         if result.ok:
             result = place(result, runner.child.scratch)
@@ -660,7 +667,7 @@ class _Job:
         """Times every kernel by the same clock: one that cannot be captured decides for both."""
         with ExitStack() as stack:
             with self._not_charged():
-                stack.enter_context(self._machine.quiet.timing())
+                stack.enter_context(self._turn.timing())
             clock = "auto"
             profiled: list[Profiled] = []
             for contender in self._contenders:

@@ -50,10 +50,12 @@ class Lease:
 class Turn:
     """One job's use of the device: from its entry on, but for while it is given up."""
 
-    def __init__(self, lease: Lease, cancellation: Cancellation) -> None:
+    def __init__(self, lease: Lease, quiet: Quiet, cancellation: Cancellation) -> None:
         self._lease = lease
+        self._quiet = quiet
         self._cancellation = cancellation
         self._has = False
+        self._timing = False
 
     def __enter__(self) -> Turn:
         self._lease.take(self._cancellation)
@@ -66,11 +68,23 @@ class Turn:
             self._lease.give_back()
 
     @contextlib.contextmanager
+    def timing(self) -> Iterator[None]:
+        """For a measurement within the turn: nothing disturbs it, but for while it is given up."""
+        with self._quiet.timing():
+            self._timing = True
+            try:
+                yield
+            finally:
+                self._timing = False
+
+    @contextlib.contextmanager
     def given_up(self) -> Iterator[None]:
         """Lets other jobs use the device meanwhile. Raises `Cancelled`, and is then over."""
-        self.__exit__()
-        yield
-        self.__enter__()
+        # A job whose turn it then is may need what disturbs, and this one waits for that job.
+        with self._quiet.given_up() if self._timing else contextlib.nullcontext():
+            self.__exit__()
+            yield
+            self.__enter__()
 
 
 class Quiet:
@@ -102,6 +116,19 @@ class Quiet:
             with self._changed:
                 self._timing -= 1
                 self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def given_up(self) -> Iterator[None]:
+        """Within `timing`: lets others disturb meanwhile."""
+        with self._changed:
+            self._timing -= 1
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._timing += 1
+                self._changed.wait_for(lambda: not self._disturbing)
 
     @contextlib.contextmanager
     def disturbing(self) -> Iterator[None]:

@@ -63,7 +63,7 @@ class Runners:
         }
         self._starting: Counter[Preparation] = Counter()
         self._recent: deque[Preparation] = deque(_PREPARATIONS, maxlen=_RECENT)
-        self._retired: deque[tuple[RunnerProcess, Transport]] = deque()
+        self._retired: deque[tuple[RunnerProcess, Transport | None]] = deque()
         self._burying = 0
         self._failures = 0
         self._closing = False
@@ -95,6 +95,8 @@ class Runners:
                 )
                 found = next((self._standby[kind] for kind in enough if self._standby[kind]), None)
                 runner = found.popleft() if found is not None else None
+                if runner is None:
+                    self._give_way()
                 self._work.notify_all()
             if runner is None:
                 return self._new(preparation)
@@ -131,6 +133,15 @@ class Runners:
         with self._work:
             self._closing = True
             self._work.notify_all()
+
+    def _give_way(self) -> None:
+        """Where all places are taken by runners that are of no use for what is asked for, ends one
+        of them: else none that is would ever stand by."""
+        standing = sum(len(runners) for runners in self._standby.values())
+        if standing and standing + self._starting.total() >= self._wanted:
+            useless = next(self._standby[kind] for kind in _PREPARATIONS if self._standby[kind])
+            self._retired.append((useless.popleft(), None))
+            self._burying += 1
 
     def _new(self, preparation: Preparation) -> RunnerProcess:
         runner = RunnerProcess.start(self._zygote(), preparation, self._quiet.disturbing)
@@ -188,11 +199,12 @@ class Runners:
                     self._standby[preparation].append(runner)
                 self._work.notify_all()
 
-    def _bury(self, runner: RunnerProcess, transport: Transport) -> None:
+    def _bury(self, runner: RunnerProcess, transport: Transport | None) -> None:
         try:
             runner.close()
-            # Only now: memory that another process has opened may not be freed.
-            transport.close()
+            if transport is not None:
+                # Only now: memory that another process has opened may not be freed.
+                transport.close()
         except (CudaError, OSError) as error:
             print(f"a runner's memory could not be given back: {error}", file=sys.stderr)
         finally:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -21,6 +22,9 @@ __all__ = [
     "TorchOptions",
     "TritonOptions",
 ]
+
+
+_MAX_METADATA: Final = 64 * 1024
 
 
 class KernelType(StrEnum):
@@ -110,6 +114,19 @@ def _encodable(source: str) -> str:
     return source
 
 
+def _short(metadata: dict[str, Any]) -> dict[str, Any]:
+    # Every listing carries it. Stops writing at the bound, however long it is.
+    size = 0
+    for piece in json.JSONEncoder(default=str, skipkeys=True).iterencode(metadata):
+        size += len(piece)
+        if size > _MAX_METADATA:
+            raise ValueError(
+                f"metadata has more than {_MAX_METADATA} characters as JSON: keep what is long, "
+                "and send its name or its digest"
+            )
+    return metadata
+
+
 SourceCode = Annotated[str, Field(min_length=1), AfterValidator(_encodable)]
 """The source of a kernel."""
 
@@ -124,8 +141,9 @@ class KernelCode(Closed):
     io: IOContract | None = None
     """The contract of inputs and outputs (the io_contract); required for `triton`, `cuda` and
     `multi_kernel`, optional for the others, which may define `get_inputs()` instead."""
-    metadata: dict[str, Any] | None = None
-    """Options of the kernel type, and any keys of the user's own, which come back untouched."""
+    metadata: Annotated[dict[str, Any], AfterValidator(_short)] | None = None
+    """Options of the kernel type, and any keys of the user's own, which come back untouched; at
+    most 64 KiB as JSON."""
 
     @model_validator(mode="after")
     def _complete(self) -> KernelCode:

@@ -304,7 +304,8 @@ class JobReport(Closed):
     task_warnings: list[str] = Field(default_factory=list)
     """What a wrong kernel could return and still pass this task."""
     phase_seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall time of each phase, both kernels together."""
+    """Wall time of each phase, both kernels together. A build that a kernel asks for later counts
+    for the phase `build`; waiting for the device counts for none."""
     environment: Environment | None = None
     """Where it ran."""
     error: str | None = None

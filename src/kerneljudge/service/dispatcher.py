@@ -329,10 +329,15 @@ class Dispatcher:
     async def _claim(self, held: _Held) -> JobRequest | None:
         claimed = await self._store.claim(held.job_id, held.lease, self._clock())
         if claimed is None:
-            # Another server has it, or it was cancelled a moment ago.
+            # Another server has it, or it has ended: it was cancelled a moment ago, or the database
+            # did not say that its end was stored.
             job = await self._store.get(held.job_id)
-            if job is not None and job.state is JobState.CANCELLED:
+            if job is None or not job.state.finished:
+                return None
+            if job.state is JobState.CANCELLED and job.server in (None, self._server):
                 self._end(job)
+            else:
+                self._watchers.ended(job)
             return None
         held.job, request = claimed
         if held.job.attempts > 1:
@@ -412,10 +417,12 @@ class Dispatcher:
             held.interrupt(_Cause.LOST, "it is another server's now")
 
     async def _conclude(self, held: _Held) -> bool:
-        """Stores how it ended, or puts it back. Whether it waits for another turn."""
+        """Stores how it ended, or puts it back. Whether it may wait for another turn: so may one
+        whose lease is lost, which this server itself may have queued again, its lease having run
+        out. The next claim tells."""
         if held.cause is _Cause.LOST:
             _LOG.warning("given up: %s", held.reason, extra=held.extra)
-            return False
+            return True
         report: JobReport | None = None
         try:
             if held.judging is not None:
@@ -469,7 +476,7 @@ class Dispatcher:
         job = await self._insist(held, finish)
         if job is None:
             _LOG.warning("its end is not stored: the lease is lost", extra=held.extra)
-            return False
+            return True
         self._end(job)
         return False
 
@@ -481,7 +488,7 @@ class Dispatcher:
 
         if not await self._insist(held, release):
             _LOG.warning("not queued again: the lease is lost", extra=held.extra)
-            return False
+            return True
         _LOG.warning("queued again: %s", held.reason, extra=held.extra)
         self._metrics.requeued()
         self._watchers.changed(held.job_id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from kerneljudge.runtime.messages import SandboxLayer
 from kerneljudge.schema import Environment, JobReport, JobRequest
 
 __all__ = ["DeviceHealth", "DeviceState", "Evaluator", "EvaluatorUnavailable"]
@@ -52,6 +53,8 @@ class DeviceState:
     """Whether it takes jobs, and why not."""
     reason: str | None = None
     """What made it unready, in words."""
+    layers: list[SandboxLayer] = field(default_factory=list)
+    """The layers of confinement that its runners have or lack, once it has been ready."""
 
 
 class Evaluator(Protocol):

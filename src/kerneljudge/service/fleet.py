@@ -37,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 """Seconds before a judge that ended is replaced, doubled after each failure in a row."""
+_MOST_DOUBLINGS = 16
 _LONGEST_QUARANTINE = 600.0
 _CANCEL_SECONDS = 30.0
 """How long a judge may take to let go of a job, before it is killed."""
@@ -138,6 +139,7 @@ class Fleet:
                 memory_bytes=member.started.memory_bytes if member.started else None,
                 health=member.health,
                 reason=member.reason,
+                layers=member.started.layers if member.started else [],
             )
             for member in self._members
         ]
@@ -146,14 +148,6 @@ class Fleet:
         """How many builds may run at once (`size`), how many do (`busy`), how many `waiting`."""
         pool = self._builders
         return {"size": pool.size, "busy": pool.busy, "waiting": pool.waiting}
-
-    def sandbox(self) -> dict[str, list[dict[str, object]]]:
-        """For each device that has been ready, the layers of confinement that its runners have."""
-        return {
-            member.name: [layer.model_dump() for layer in member.started.layers]
-            for member in self._members
-            if member.started is not None
-        }
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Has `call` called, on the event loop, whenever a device becomes ready or unready."""
@@ -262,7 +256,9 @@ class Fleet:
             if failure is not None:
                 self._note_failure(member, failure)
             member.tried.set()
-            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (member.failures - 1))
+            # Bounded first: after weeks of failures no float holds such a power.
+            doublings = min(member.failures - 1, _MOST_DOUBLINGS)
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**doublings)
             if member.health is DeviceHealth.QUARANTINED:
                 pause = member.quarantine
                 member.quarantine = min(_LONGEST_QUARANTINE, 2 * pause)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from kerneljudge.schema import CompareRequest, JobRequest, KernelCode, Side
 from kerneljudge.service.dispatcher import Dispatcher
-from kerneljudge.service.errors import DatabaseUnusable, Draining, TooMuchMemory
+from kerneljudge.service.errors import DatabaseUnusable, Draining, QueueFull, TooMuchMemory
 from kerneljudge.service.evaluator import DeviceState, Evaluator
 from kerneljudge.service.metrics import Metrics
 from kerneljudge.service.records import (
@@ -39,6 +39,9 @@ _TICK_SECONDS = 1.0
 # Between two looks at jobs that other servers run and that somebody here waits for.
 _POLL_SECONDS = 0.25
 _STOPPING = "the server is stopping"
+# What clients of a full queue are told to wait: until a part of it is gone, within these seconds.
+_GONE_PART = 0.1
+_SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 
 Weights = Callable[[], Awaitable[Mapping[str, float]]]
 
@@ -95,6 +98,7 @@ class JobService:
             ended=ended,
         )
         self._background: list[asyncio.Task[None]] = []
+        self._accepting: set[asyncio.Task[list[tuple[Job, bool]]]] = set()
 
     async def start(self) -> None:
         """Takes up what waits, and what servers that died have left. Raises `DatabaseUnusable`."""
@@ -149,12 +153,14 @@ class JobService:
         Raises `QueueFull`, `QuotaExceeded`, `IdempotencyConflict`, `TooMuchMemory`, `Draining`.
         `limits` are the settings' and the submission's own unless given.
         """
-        return (await self.submit_all([submission], limits))[0]
+        ((job, _),) = await self.submit_all([submission], limits)
+        return job
 
     async def submit_all(
         self, submissions: Sequence[Submission], limits: StoreLimits | None = None
-    ) -> list[Job]:
-        """Accepts all of these jobs of one client, or none; as `submit`."""
+    ) -> list[tuple[Job, bool]]:
+        """Accepts all of these jobs of one client, or none; as `submit`. For each, in the same
+        order: the job, and whether it is new."""
         if self.draining:
             raise Draining(f"{_STOPPING} and takes no more jobs; send it again in a while")
         if not submissions:
@@ -162,13 +168,36 @@ class JobService:
         if limits is None:
             limits = StoreLimits(self._settings.max_queued, submissions[0].max_unfinished)
         given = [(self._job(submission), submission.request) for submission in submissions]
-        stored = await self._store.create(given, limits)
+        # A caller that is cancelled meanwhile must not leave jobs that are stored and that nobody
+        # hands out.
+        accepting = asyncio.create_task(self._accept(given, limits))
+        self._accepting.add(accepting)
+        accepting.add_done_callback(self._accepting.discard)
+        return await asyncio.shield(accepting)
+
+    async def _accept(
+        self, given: Sequence[tuple[Job, JobRequest]], limits: StoreLimits
+    ) -> list[tuple[Job, bool]]:
+        try:
+            stored = await self._store.create(given, limits)
+        except QueueFull as full:
+            full.retry_after = self._retry_after(len(given), full.retry_after)
+            raise
         new = [job for job, is_new in stored if is_new]
         for job in new:
             self.metrics.submitted()
             _LOG.info("submitted by %s: %s", job.client, job.kind, extra={"job_id": job.job_id})
         self._dispatcher.add(new)
-        return [job for job, _ in stored]
+        return stored
+
+    def _retry_after(self, count: int, unknown: float) -> float:
+        """Seconds in which as many jobs end as are to be submitted, and a part of those that
+        wait, since others will try as well; `unknown` where none has ended lately."""
+        rate = self.metrics.recent_rate
+        if not rate:
+            return unknown
+        ending = max(count, _GONE_PART * self._dispatcher.waiting)
+        return min(max(ending / rate, _SHORTEST_RETRY), _LONGEST_RETRY)
 
     async def wait(self, job_id: str, timeout: float | None = None) -> Job:
         """The job, once it has ended, or as it stands after `timeout` seconds.
@@ -351,6 +380,10 @@ class JobService:
     async def _heartbeat(self) -> None:
         await self._dispatcher.renew()
         await self._dispatcher.recover()
+        if self._store.exclusive:
+            # For a job that a failure has dropped from memory alone. Where servers share the queue,
+            # every tick reads it.
+            await self._dispatcher.read_queue()
 
     async def _tick(self) -> None:
         await self._dispatcher.end_overdue()

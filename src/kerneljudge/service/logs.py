@@ -80,6 +80,11 @@ class _Text(logging.Formatter):
         about = "" if job_id is None else f" job_id={job_id}"
         return _CONTROL.sub(_escaped, super().formatMessage(record) + about)
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The traceback, indented: nor must what an exception quotes."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("    " + _CONTROL.sub(_escaped, line) for line in lines)
+
 
 class _Json(logging.Formatter):
     """One object a line: `time`, `level`, `logger`, `message`, and what else is known."""

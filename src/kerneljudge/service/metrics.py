@@ -181,11 +181,21 @@ class Metrics:
         self._requests.add(job.state is JobState.COMPLETED)
         self._recent.append(now)
         self._forget(now)
-        self.end_to_end.add(now - job.created_at)
+        # The clock of the server that took it may be ahead of this one's.
+        self.end_to_end.add(max(now - job.created_at, 0.0))
         if job.report is not None:
             for phase, seconds in job.report.phase_seconds.items():
                 self.phases[phase].add(seconds)
             self._add(job.report, job.device)
+
+    @property
+    def recent_rate(self) -> float:
+        """Jobs a second that ended of late; those that were cancelled do not count."""
+        now = self._clock()
+        self._forget(now)
+        # A server younger than the window is measured over its own age.
+        window = min(max(now - self._since, 0.0), RECENT_SECONDS)
+        return len(self._recent) / window if window else 0.0
 
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0] <= now - RECENT_SECONDS:
@@ -233,7 +243,6 @@ class Metrics:
         Seconds unless a name says otherwise; rates from 0 to 1, and 0 before the first event.
         """
         now = self._clock()
-        self._forget(now)
         uptime = max(now - self._since, 0.0)
         minutes = uptime / 60
         names = {device.index: device.name for device in devices}
@@ -246,8 +255,6 @@ class Metrics:
             for index, name in names.items()
         }
         busy = sum(self._device_seconds.values())
-        # A server younger than the window is measured over its own age.
-        window = min(minutes, RECENT_SECONDS / 60)
         return {
             "timestamp": now,
             "compilation_metrics": {
@@ -304,7 +311,7 @@ class Metrics:
                 "success_rate": self._requests.rate,
                 "requests_per_minute": self._submitted / minutes if minutes else 0.0,
                 "requests_per_second": self._submitted / uptime if uptime else 0.0,
-                "recent_throughput_per_minute": len(self._recent) / window if window else 0.0,
+                "recent_throughput_per_minute": 60 * self.recent_rate,
                 **self.end_to_end.named("end_to_end_time"),
             },
             "verdicts": {

@@ -107,7 +107,8 @@ class Settings(BaseSettings):
 
     database: str | None = None
     """SQLAlchemy URL of the database: `sqlite:////path/jobs.db` or
-    `postgresql://user@host/name`; a SQLite file in `state_dir` unless set."""
+    `postgresql://user@host/name`, which needs the extra `postgres`; a SQLite file in `state_dir`
+    unless set."""
     state_dir: Path = Field(default_factory=_default_state_dir)
     """Folder of the SQLite database; `$XDG_STATE_HOME/kerneljudge` unless set, and for root
     `/var/lib/kerneljudge`."""
@@ -187,6 +188,11 @@ class Settings(BaseSettings):
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("TLS takes both tls_certificate and tls_key: one of them is not set")
         return self
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
 
     @field_validator("devices", mode="before")
     @classmethod

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 import plotly  # type: ignore[import-untyped]
 from fastapi import FastAPI, Request, Response
@@ -22,7 +22,7 @@ from fastapi.responses import RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import kerneljudge
-from kerneljudge.api.access import COOKIE, Access, Denied
+from kerneljudge.api.access import COOKIE, Access, Denied, of_own_page
 from kerneljudge.api.pages import words
 from kerneljudge.api.pages.views import Row, Summaries, samples, says_something, sides, timeline
 from kerneljudge.schema import CompareRequest, Side, Verdict
@@ -351,14 +351,7 @@ class _Pages:
 
     def _same_origin(self, request: Request) -> None:
         """Refuses what another site’s page has the browser send."""
-        fetched = request.headers.get("sec-fetch-site")
-        origin = request.headers.get("origin")
-        if fetched is not None:
-            own = fetched == "same-origin"
-        else:
-            # Browsers send it with every POST; behind plain HTTP it is all that they send.
-            own = origin is not None and urlsplit(origin).netloc == request.headers.get("host")
-        if not own:
+        if not of_own_page(request):
             raise self._refusal(
                 request, 403, "Not from there", "This is for forms of this page alone."
             )
@@ -412,9 +405,8 @@ def _mismatches(job: Job) -> list[str]:
 
 def _local(address: str) -> str:
     """An address of this server; the front page for any other."""
-    parts = urlsplit(address)
     local = address.startswith("/") and not address.startswith(("//", "/\\"))
-    return address if local and not parts.netloc and address.isprintable() else "/"
+    return address if local and address.isprintable() else "/"
 
 
 @functools.cache

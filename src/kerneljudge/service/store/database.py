@@ -54,6 +54,22 @@ _SQLITE_UNUSABLE = {
     sqlite3.SQLITE_READONLY,
 }
 _INSUFFICIENT_PRIVILEGE = "42501"
+# So says a standby, which a server that was the primary may have become.
+_READ_ONLY = "25006"
+_POSTGRES_UNUSABLE = {_INSUFFICIENT_PRIVILEGE, _READ_ONLY}
+
+# A server whose machine vanishes says no goodbye: without a bound its locks, of which one is
+# everybody's, stay until PostgreSQL finds out, hours later. Shorter than a lease usually is, so
+# that others can renew theirs in time.
+_IDLE_IN_TRANSACTION_SECONDS = 10
+# And where PostgreSQL's machine vanishes, a server that waits for its answer finds out by these.
+_POSTGRES_ALIVE = {
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
+}
 
 # Alembic keeps the migration in progress in a global.
 _alembic = threading.Lock()
@@ -188,26 +204,40 @@ def _shown(url: sa.URL) -> str:
 
 
 def _postgres_engine(url: sa.URL) -> sa.Engine:
-    defaults = {"application_name": "kerneljudge", "connect_timeout": "10"}
+    defaults = {"application_name": "kerneljudge", **_POSTGRES_ALIVE}
     url = url.update_query_dict({**defaults, **url.query})
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             url,
             isolation_level="READ COMMITTED",
             pool_size=_POSTGRES_THREADS,
             max_overflow=0,
             pool_pre_ping=True,
+            hide_parameters=True,  # of errors, which are told: they hold sources and digests
         )
     except ModuleNotFoundError as error:
         raise DatabaseUnusable(
             f"{_shown(url)} needs psycopg: install it with pip install 'kerneljudge[postgres]'"
         ) from error
 
+    @sa.event.listens_for(engine, "connect")
+    def bound(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(
+            f"SET idle_in_transaction_session_timeout = '{_IDLE_IN_TRANSACTION_SECONDS}s'"
+        )
+        cursor.close()
+        # What a transaction sets goes with it, where that is rolled back.
+        connection.commit()
+
+    return engine
+
 
 def _sqlite_engine(url: sa.URL, **options: Any) -> sa.Engine:
     engine = sa.create_engine(
         url,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS, "check_same_thread": False},
+        hide_parameters=True,
         **options,
     )
 
@@ -335,5 +365,5 @@ def _is_unusable(error: sa.exc.DBAPIError) -> bool:
     return (
         error.connection_invalidated
         or isinstance(error, sa.exc.OperationalError)
-        or getattr(original, "sqlstate", None) == _INSUFFICIENT_PRIVILEGE
+        or getattr(original, "sqlstate", None) in _POSTGRES_UNUSABLE
     )
