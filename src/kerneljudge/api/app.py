@@ -14,6 +14,7 @@ from kerneljudge.api.insight import add_insight
 from kerneljudge.api.jobs import add_jobs
 from kerneljudge.api.mcp.mount import mount_mcp
 from kerneljudge.api.openapi import document
+from kerneljudge.api.pacing import Paced
 from kerneljudge.api.pages import add_pages
 from kerneljudge.api.prometheus import add_metrics
 from kerneljudge.api.replies import Replies
@@ -70,5 +71,6 @@ def create_app(
     mount_mcp(app, service, settings, access)
     add_errors(app, replies)
     app.add_middleware(JobOfRequest)
+    app.add_middleware(Paced)
     app.openapi = document(app)  # type: ignore[method-assign]
     return app

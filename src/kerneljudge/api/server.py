@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 _LOOPBACK = "127.0.0.1"
 # Connections that wait to be accepted: a thousand clients may come at once.
 _BACKLOG = 4096
+# In one turn of the event loop, so that what else is asked gets its turn.
+_ACCEPTED_AT_ONCE = 64
 _DESCRIPTORS = 65_536
 
 # For the last answers to be sent.
@@ -176,7 +178,7 @@ async def _serve(
         http=ImpatientProtocol,
         log_config=None,
         log_level=settings.log_level,
-        backlog=_BACKLOG,
+        backlog=_ACCEPTED_AT_ONCE,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=_ANSWER_SECONDS,
@@ -204,6 +206,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for listener in sockets or []:
+            # asyncio takes as many connections at once as it lets the system hold.
+            listener.listen(_BACKLOG)
         self._listening()
 
     @contextlib.contextmanager
