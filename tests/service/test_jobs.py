@@ -610,7 +610,8 @@ async def test_a_stopping_server_puts_its_jobs_back_for_the_next(serve: Serve) -
         for job_id in (running, waiting):
             assert (await service.wait(job_id)).state is JobState.COMPLETED
         events = await history(service, running)
-    assert [judged_id for judged_id, _ in successor.judged] == [running, waiting]
+    # Claimed beside each other: either may have begun first.
+    assert sorted(judged_id for judged_id, _ in successor.judged) == sorted([running, waiting])
     assert [event.message for event in events if event.message] == ["its server was stopped"]
 
 

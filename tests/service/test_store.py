@@ -461,6 +461,16 @@ async def test_an_ended_job_does_not_change_any_more(store: SqlStore) -> None:
     assert (await store.get(job.job_id), await happened(store, job)) == (before, events)
 
 
+async def test_what_a_stopping_server_gives_back_was_no_attempt(store: SqlStore) -> None:
+    job = new_job()
+    await add(store, job)
+    for attempted, attempts in ((False, 0), (True, 1), (False, 1)):
+        assert await store.claim(job.job_id, lease(), 1002)
+        given_back = store.release(job.job_id, "token", "it stops", 1003, attempted=attempted)
+        assert await given_back
+        assert (await stored(store, job)).attempts == attempts
+
+
 async def test_a_released_job_is_as_it_was_before_but_for_its_attempts(store: SqlStore) -> None:
     job = new_job()
     await add(store, job)

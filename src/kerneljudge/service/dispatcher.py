@@ -483,7 +483,11 @@ class Dispatcher:
     async def _release(self, held: _Held) -> bool:
         async def release() -> bool:
             return await self._store.release(
-                held.job_id, held.lease.token, held.reason, self._clock()
+                held.job_id,
+                held.lease.token,
+                held.reason,
+                self._clock(),
+                attempted=held.cause is not _Cause.STOPPING,
             )
 
         if not await self._insist(held, release):

@@ -136,7 +136,7 @@ class Job:
     idempotency_key: str | None = None
     """What makes a second submission of it the same job."""
     attempts: int = 0
-    """Times that a server has taken it up."""
+    """Times that a server has taken it up, without those that gave it back when they stopped."""
     lease: Lease | None = None
     """The hold on it, while a server works on it."""
     cancel_requested: bool = False

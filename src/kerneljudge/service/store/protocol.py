@@ -130,10 +130,13 @@ class JobStore(Protocol):
         The job as it is then; None, and nothing kept, where the lease is not this one any more.
         """
 
-    async def release(self, job_id: str, token: str, reason: str, now: float) -> bool:
+    async def release(
+        self, job_id: str, token: str, reason: str, now: float, *, attempted: bool = True
+    ) -> bool:
         """Puts a job back into the queue, with its place in it; its partial report goes.
 
-        A job that is to be cancelled is cancelled instead. False where the lease is not this one.
+        Not `attempted` is one that a stopping server gives back: it counts as no attempt. A job
+        that is to be cancelled is cancelled instead. False where the lease is not this one.
         """
 
     async def renew(self, leases: Mapping[str, str], expires_at: float) -> dict[str, Renewal]:

@@ -365,17 +365,20 @@ class SqlStore(SqlKeys):
 
         return await self._database.write(work)
 
-    async def release(self, job_id: str, token: str, reason: str, now: float) -> bool:
+    async def release(
+        self, job_id: str, token: str, reason: str, now: float, *, attempted: bool = True
+    ) -> bool:
         """Puts a job back into the queue, with its place in it; its partial report goes.
 
-        A job that is to be cancelled is cancelled instead. False where the lease is not this one.
+        Not `attempted` is one that a stopping server gives back: it counts as no attempt. A job
+        that is to be cancelled is cancelled instead. False where the lease is not this one.
         """
 
         def work(connection: sa.Connection) -> bool:
             row = _leased(connection, job_id, token)
             if row is None:
                 return False
-            _let_go(connection, row, now, reason)
+            _let_go(connection, row, now, reason, row.attempts - (not attempted))
             return True
 
         return await self._database.write(work)
@@ -623,12 +626,13 @@ def _end(
     return _change(connection, row, now, error, **ending, **_UNLEASED, **values)
 
 
-def _let_go(connection: sa.Connection, row: Row, now: float, reason: str) -> Row:
+def _let_go(connection: sa.Connection, row: Row, now: float, reason: str, attempts: int) -> Row:
     """The locked, leased job queued again, or cancelled if that was asked for."""
     if row.cancel_reason is not None:
         return _end(connection, row, now, JobState.CANCELLED, row.cancel_reason)
     connection.execute(sa.delete(reports).where(reports.c.job_id == row.job_id))
-    return _change(connection, row, now, reason, state=JobState.QUEUED, **_UNLEASED, **_UNBEGUN)
+    queued = {"state": JobState.QUEUED, "attempts": attempts, **_UNLEASED, **_UNBEGUN}
+    return _change(connection, row, now, reason, **queued)
 
 
 def _recover(connection: sa.Connection, row: Row, now: float, max_attempts: int) -> Row:
@@ -637,7 +641,7 @@ def _recover(connection: sa.Connection, row: Row, now: float, max_attempts: int)
     if row.cancel_reason is None and row.attempts >= max_attempts:
         error = f"{reason}; that was the last of {max_attempts} attempts"
         return _end(connection, row, now, JobState.FAILED, error)
-    return _let_go(connection, row, now, reason)
+    return _let_go(connection, row, now, reason, row.attempts)
 
 
 def _keep_report(connection: sa.Connection, job_id: str, packed: bytes) -> None:
