@@ -233,7 +233,8 @@ class Fleet:
                 evicted = await asyncio.to_thread(
                     evict_caches, self._settings.cache_dir, self._settings.cache_max_bytes
                 )
-            except OSError:
+            except Exception:
+                # Whatever it is, the next round may do better; the disk fills until one does.
                 _LOG.exception("the caches in %s cannot be bounded", self._settings.cache_dir)
                 continue
             if evicted is not None and evicted.entries:
