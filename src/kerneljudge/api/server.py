@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import resource
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
@@ -31,6 +33,7 @@ _BACKLOG = 4096
 # In one turn of the event loop, so that what else is asked gets its turn.
 _ACCEPTED_AT_ONCE = 64
 _DESCRIPTORS = 65_536
+_SWITCH_SECONDS = 0.0005
 
 # For the last answers to be sent.
 _ANSWER_SECONDS = 5
@@ -46,6 +49,8 @@ async def run_server(settings: Settings, stop: asyncio.Event, ready: Callable[[s
     """
     _check_tls(settings)
     _raise_descriptor_limit()
+    # The event loop waits so long for each thread that parses or stores something.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     async with contextlib.AsyncExitStack() as stack:
         # Bound first, so that a port that is taken shows before anything is started; nothing can
         # connect before the application listens.
@@ -209,6 +214,10 @@ class _Server(uvicorn.Server):
         for listener in sockets or []:
             # asyncio takes as many connections at once as it lets the system hold.
             listener.listen(_BACKLOG)
+        # What imports have left need not be looked through at each collection, during which nobody
+        # is answered.
+        gc.collect()
+        gc.freeze()
         self._listening()
 
     @contextlib.contextmanager

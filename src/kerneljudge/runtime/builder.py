@@ -13,10 +13,14 @@ from kerneljudge.runtime.sandbox import Policy, confine, detach_network
 
 __all__ = ["main"]
 
+_NICE = 10
+
 
 def main(fork: Fork) -> None:
     """Entry of a forked builder: takes one request from its channel, and answers it."""
     channel = Channel(socket.socket(fileno=CHANNEL_DESCRIPTOR), ToBuilder, takes_descriptors=False)
+    # Compilers leave the CPUs to what is measured, and to the server.
+    os.nice(_NICE)
     scratch = Path(fork.scratch)
     os.chdir(scratch)
     os.environ["TMPDIR"] = os.environ["HOME"] = fork.scratch
