@@ -84,7 +84,8 @@ async def _serve(settings: Settings, until_eof: bool) -> None:
     try:
         await run_server(settings, stop, _announce)
     except OSError as error:
-        raise ServerError(error.strerror or str(error)) from error
+        where = f"{error.filename}: " if error.filename else ""
+        raise ServerError(f"{where}{error.strerror or error}") from error
     except (EvaluatorUnavailable, ServiceError) as error:
         raise ServerError(str(error)) from error
 
