@@ -39,6 +39,9 @@ class _Instant:
     def devices(self) -> list[DeviceState]:
         return [DeviceState(index=0, name="cpu", ready=True, environment=_ENVIRONMENT)]
 
+    def builders(self) -> dict[str, int]:
+        return {"size": 0, "busy": 0, "waiting": 0}
+
     async def judge(
         self,
         job_id: str,

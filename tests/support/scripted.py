@@ -199,6 +199,9 @@ class ScriptedEvaluator:
         self._changed: list[Callable[[], None]] = []
         self.lets_go.set()
 
+    def builders(self) -> dict[str, int]:
+        return {"size": 1, "busy": 0, "waiting": 0}
+
     def devices(self) -> list[DeviceState]:
         """The devices."""
         return [

@@ -218,10 +218,9 @@ def _of_queue(queue: Mapping[str, Any], caller: Caller) -> Iterator[Metric]:
         "client",
     )
     builders = queue["builders"]
-    if builders:
-        yield _gauge("builders", "Builds that may run at once.", builders["size"])
-        yield _gauge("builders_busy", "Builds that run.", builders["busy"])
-        yield _gauge("builds_waiting", "Builds that wait for a builder.", builders["waiting"])
+    yield _gauge("builders", "Builds that may run at once.", builders["size"])
+    yield _gauge("builders_busy", "Builds that run.", builders["busy"])
+    yield _gauge("builds_waiting", "Builds that wait for a builder.", builders["waiting"])
 
 
 def _by_client(clients: Mapping[str, Mapping[str, float]], caller: Caller) -> dict[str, float]:

@@ -63,6 +63,9 @@ class Evaluator(Protocol):
     def devices(self) -> list[DeviceState]:
         """Every configured device."""
 
+    def builders(self) -> dict[str, int]:
+        """How many builds may run at once (`size`), how many do (`busy`), how many `waiting`."""
+
     async def judge(
         self,
         job_id: str,

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 from kerneljudge.schema import CompareRequest, JobRequest, KernelCode, Side
 from kerneljudge.service.dispatcher import Dispatcher
@@ -44,11 +44,6 @@ _GONE_PART = 0.1
 _SHORTEST_RETRY, _LONGEST_RETRY = 1.0, 300.0
 
 Weights = Callable[[], Awaitable[Mapping[str, float]]]
-
-
-@runtime_checkable
-class _HasBuilders(Protocol):
-    def builders(self) -> dict[str, int]: ...
 
 
 class JobService:
@@ -286,9 +281,7 @@ class JobService:
         return {
             "waiting": self._dispatcher.waiting,
             "running": self._dispatcher.running,
-            "builders": self._evaluator.builders()
-            if isinstance(self._evaluator, _HasBuilders)
-            else {},
+            "builders": self._evaluator.builders(),
             "clients": self._dispatcher.shares(),
         }
 
