@@ -2,12 +2,16 @@
 
 The task and the candidates are those of `evaluate_cost`. So many clients as are asked for send one
 comparison after the other for a while; what counts is how many ended, over the time until the last.
+A candidate always has a process of its own. Whether the reference has one too, or one that ran the
+same reference before, is what `--references` chooses: as where many candidates are compared with
+one problem's reference, or as where no two comparisons have one in common.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -15,6 +19,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +52,10 @@ class Measured:
     """How they ended."""
     by_device: Counter[str] = field(default_factory=Counter)
     """Where they ran."""
+    reused: int = 0
+    """Comparisons whose reference had a process that ran it before."""
+    phases: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds that each took in every phase."""
     kernel_us: list[float] = field(default_factory=list)
     """The candidate's median time in each."""
 
@@ -56,27 +65,34 @@ class Measured:
         return len(self.latencies) / self.seconds
 
 
-def measure(url: str, body: str, devices: list[str], clients: int, seconds: float) -> Measured:
+def measure(
+    url: str, bodies: Iterator[str], devices: list[str], clients: int, seconds: float
+) -> Measured:
     """Keeps the server busy for some seconds."""
     result = Measured(devices, clients)
     lock = threading.Lock()
     headers = {"Content-Type": "application/json"}
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as warming:
         for _ in range(2 * len(devices)):  # fills the caches
-            warming.post("/compare", content=body, headers=headers).raise_for_status()
+            warming.post("/compare", content=next(bodies), headers=headers).raise_for_status()
     time.sleep(_SETTLING_SECONDS)
     begun = time.perf_counter()
 
     def send() -> None:
         with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
             while (sent := time.perf_counter()) < begun + seconds:
+                with lock:
+                    body = next(bodies)
                 response = client.post("/compare", content=body, headers=headers)
-                took = time.perf_counter() - sent
+                elapsed = time.perf_counter() - sent
                 answer: dict[str, Any] = response.json()
                 with lock:
-                    result.latencies.append(took)
+                    result.latencies.append(elapsed)
                     result.verdicts[answer.get("verdict") or f"HTTP {response.status_code}"] += 1
                     result.by_device[(answer.get("environment") or {}).get("device", "?")] += 1
+                    result.reused += bool((answer.get("reference") or {}).get("reused"))
+                    for phase, took in (answer.get("phase_seconds") or {}).items():
+                        result.phases.setdefault(phase, []).append(took)
                     runtime = (answer.get("candidate") or {}).get("runtime")
                     if runtime is not None:
                         result.kernel_us.append(runtime["median"] * 1000)
@@ -115,8 +131,10 @@ def _table(results: list[Measured]) -> Table:
         "median s",
         "p95 s",
         "kernel µs",
+        "reused",
     ):
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("median ms a phase")
     table.add_column("verdicts")
     table.add_column("by device")
     for row in results:
@@ -131,6 +149,11 @@ def _table(results: list[Measured]) -> Table:
             f"{statistics.median(ordered):.3f}",
             f"{ordered[int(len(ordered) * 0.95)]:.3f}",
             f"{statistics.median(row.kernel_us):.2f}" if row.kernel_us else "–",
+            str(row.reused),
+            ", ".join(
+                f"{phase} {statistics.median(took) * 1000:.0f}"
+                for phase, took in row.phases.items()
+            ),
             ", ".join(f"{count} {name}" for name, count in row.verdicts.items()),
             ", ".join(f"{name}: {count}" for name, count in sorted(row.by_device.items())),
         )
@@ -147,6 +170,12 @@ def _parse() -> argparse.Namespace:
         help="as for kerneljudge serve; given again, another server is measured (auto)",
     )
     parser.add_argument("--case", default="triton, seen", choices=list(CASES))
+    parser.add_argument(
+        "--references",
+        default="same",
+        choices=["same", "new"],
+        help="whether all comparisons have one reference, or each its own (same)",
+    )
     parser.add_argument("--clients", type=int, default=6, help="a device (6)")
     parser.add_argument("--seconds", type=float, default=20, help="of load on each server (20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything")
@@ -155,20 +184,30 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _bodies(arguments: argparse.Namespace) -> Iterator[str]:
+    """Requests without end."""
+    same = request(task_of(arguments), CASES[arguments.case], 0).model_dump(exclude_unset=True)
+    source = same["ref_kernel"]["source_code"]
+    for number in itertools.count():
+        if arguments.references == "new":
+            same["ref_kernel"]["source_code"] = f"{source}\n# {number}\n"
+        yield json.dumps(same)
+
+
 def main() -> int:
     """Runs the program. Returns 1 where a comparison was not accepted."""
     arguments = _parse()
     console = Console(width=None if sys.stdout.isatty() else 180, highlight=False)
     results: list[Measured] = []
     environment: dict[str, Any] = {}
-    body = request(task_of(arguments), CASES[arguments.case], 0).model_dump_json(exclude_unset=True)
+    bodies = _bodies(arguments)
     for names in arguments.devices or ["auto"]:
         with _devices(names), private_server() as url:
             found = httpx.get(f"{url}/health", trust_env=False).json()["devices"]
             environment = found[0]["environment"] or {}
             devices = [device["name"] for device in found]
             clients = arguments.clients * len(devices)
-            results.append(measure(url, body, devices, clients, arguments.seconds))
+            results.append(measure(url, bodies, devices, clients, arguments.seconds))
     machine = describe("benchmarks.throughput", arguments.commit, environment)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -234,6 +234,7 @@ async def fleet(folder: Path, pytestconfig: pytest.Config) -> AsyncIterator[Flee
             devices=("cpu",),
             cache_dir=folder / "cache",
             standby=1,
+            reference_runners=0,
             builders=1,
             quarantine_failures=2,
             quarantine_seconds=0.1,
@@ -345,6 +346,15 @@ async def test_a_build_that_a_timed_kernel_asked_for_holds_nobody_back_and_is_no
     assert report.fault is not None
     seconds = report.phase_seconds
     assert seconds["build"] > max(seconds["check"], seconds["profile"])
+
+
+async def test_a_reference_has_a_new_process_each_time_where_the_configuration_wants_it(
+    judges: Judges,
+) -> None:
+    for _ in range(3):
+        report = await judges.begin(against(GOOD))
+        assert report.reference is not None
+        assert (report.verdict, report.reference.reused) == (Verdict.ACCEPTED, 0)
 
 
 async def test_a_job_whose_runner_is_killed_begins_again_once(judges: Judges) -> None:

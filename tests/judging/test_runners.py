@@ -63,7 +63,7 @@ def test_a_measurement_waits_for_what_disturbs_and_holds_back_what_would() -> No
             order.append(f"{name} ends")
 
     def measure() -> None:
-        with quiet.timing():
+        with Turn(Lease(), quiet, Cancellation()) as turn, turn.timing():
             order.append("measured")
 
     first = threading.Thread(target=disturb, args=("first",))
@@ -133,7 +133,7 @@ def test_runners_that_nobody_asks_for_give_way_to_those_that_are_asked_for(
 ) -> None:
     monkeypatch.setattr("kerneljudge.judging.runners.RunnerProcess", Runner)
     zygote: Any = SimpleNamespace(lost=False)
-    runners = Runners(lambda: zygote, Quiet(), 1, lambda: None)
+    runners = Runners(lambda: zygote, Quiet(), 1, 0, lambda: None)
     first: Any = Runner("launches")
     runners.start(first)
     try:

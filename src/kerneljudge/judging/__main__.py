@@ -30,6 +30,7 @@ from kerneljudge.judging.protocol import (
 )
 from kerneljudge.runtime import orphans
 from kerneljudge.runtime.channel import Channel, ChannelClosed
+from kerneljudge.runtime.sandbox import hide_gpus
 from kerneljudge.schema import JobReport
 
 
@@ -47,8 +48,11 @@ def main() -> None:
         with sending:
             channel.send(message)
 
+    # First of all: it holds for the processes that are started from here on, and threads do not
+    # take part in it.
+    hidden = hide_gpus(configuration.gpu)
     permits = Permits(tell)
-    machine = Machine(configuration, permits)
+    machine = Machine(configuration, permits, hidden)
     tell(
         Started(
             environment=machine.environment,

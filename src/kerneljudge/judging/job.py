@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -25,11 +24,12 @@ from kerneljudge.judging.correctness import (
 from kerneljudge.judging.inputs import Inputs, for_runner, from_contract, from_made, lend
 from kerneljudge.judging.lease import Turn
 from kerneljudge.judging.machine import Machine
-from kerneljudge.judging.processes import Killed, RunnerFault, RunnerProcess, ZygoteLost
+from kerneljudge.judging.processes import Killed, RunnerFault, ZygoteLost
 from kerneljudge.judging.seeds import derive, draw
-from kerneljudge.judging.tensors import Transport, poison
+from kerneljudge.judging.sessions import Session, reference_key
+from kerneljudge.judging.tensors import poison
 from kerneljudge.languages import LANGUAGES, Refusal
-from kerneljudge.runtime.memory import OutOfDeviceMemory, OwnedRegion, layout
+from kerneljudge.runtime.memory import OutOfDeviceMemory, layout
 from kerneljudge.runtime.messages import (
     Attach,
     Attached,
@@ -39,14 +39,13 @@ from kerneljudge.runtime.messages import (
     Loaded,
     Made,
     MakeInputs,
-    Placement,
     Profile,
     Profiled,
     Ran,
     Run,
     SlotLayout,
 )
-from kerneljudge.runtime.values import TensorValue, Value, leaves, restore
+from kerneljudge.runtime.values import TensorMeta, TensorValue, Value, leaves, restore
 from kerneljudge.schema import (
     DEFAULT_TOLERANCE,
     BuildReport,
@@ -73,6 +72,10 @@ _ZYGOTES = 3
 _KILLS = 2
 """Times that a job is begun, where something kills its runner or builder."""
 
+_TRIALS_OF_APPROACH = 2
+"""Trials before a measurement in which nothing begins that would disturb it: creating a context
+takes about as long as they do."""
+
 _FAULTS = {
     "compile_error": FaultKind.COMPILE_ERROR,
     "timeout": FaultKind.TIMEOUT,
@@ -83,6 +86,10 @@ _FAULTS = {
 
 class _TooLarge(Exception):
     """The job's tensors need more memory than there is for them."""
+
+
+class _Stale(Exception):
+    """A reference failed in a runner that had served other jobs; it may not be its fault."""
 
 
 class _Stop(Exception):
@@ -97,20 +104,17 @@ class _Contender:
     kernel: KernelCode
     report: SideReport
     built: list[BuildResult] = field(default_factory=list)
-    runner: RunnerProcess | None = None
-    transport: Transport | None = None
-    region: OwnedRegion | None = None
-    placements: list[Placement] = field(default_factory=list)
-    attached: tuple[Any, ...] | None = None
+    opened: Session | None = None
+    failed: bool = False
     restored: bool = False
     """Whether it was given what Triton had compiled for its source before."""
 
     @property
-    def running(self) -> tuple[RunnerProcess, Transport]:
+    def session(self) -> Session:
         """Its runner, once it has one."""
-        if self.runner is None or self.transport is None:
+        if self.opened is None:
             raise RuntimeError(f"the {self.side} has no runner yet")
-        return self.runner, self.transport
+        return self.opened
 
 
 def judge(
@@ -125,10 +129,14 @@ def judge(
     the job is left.
     """
     zygotes = kills = 0
+    reuse = True
     while True:
-        job = _Job(machine, request, progress, cancellation, last=kills + 1 == _KILLS)
+        job = _Job(machine, request, progress, cancellation, last=kills + 1 == _KILLS, reuse=reuse)
         try:
             _run(job)
+        except _Stale:
+            reuse = False
+            continue
         except ZygoteLost as error:
             # The machinery failed, no kernel: the job begins again.
             zygotes += 1
@@ -140,8 +148,7 @@ def judge(
             kills += 1
             continue
         finally:
-            if machine.device.type == "cuda":
-                torch.cuda.empty_cache()
+            machine.free_cache()
         return job.report
 
 
@@ -156,14 +163,14 @@ def _restarted(machine: Machine) -> bool:
 def _run(job: _Job) -> None:
     """Runs a job to its end, whatever it is.
 
-    Raises `Cancelled`, and where it is to begin again, `ZygoteLost` or `Killed`.
+    Raises `Cancelled`, and where it is to begin again, `ZygoteLost`, `Killed` or `_Stale`.
     """
     try:
         with ExitStack() as stack:
             job.run(stack)
     except _Stop:
         pass
-    except (ZygoteLost, Cancelled):
+    except (ZygoteLost, Cancelled, _Stale):
         raise
     except (torch.OutOfMemoryError, OutOfDeviceMemory, _TooLarge) as error:
         job.report.verdict = Verdict.OUT_OF_MEMORY
@@ -188,9 +195,12 @@ class _Job:
         cancellation: Cancellation,
         *,
         last: bool,
+        reuse: bool,
     ) -> None:
         self.last = last
         """Whether it does not begin again where something kills its runner or builder."""
+        self._reuse = reuse
+        """Whether the reference may have a runner that ran it before."""
         self._machine = machine
         self._request = request
         self._progress = progress
@@ -264,8 +274,8 @@ class _Job:
         finally:
             self.report.phase_seconds[phase] = time.monotonic() - started - (self._away - away)
             for contender in self._contenders:
-                if contender.runner is not None:
-                    contender.report.stdout = contender.runner.child.printed
+                if contender.opened is not None:
+                    contender.report.stdout = contender.opened.runner.child.printed
 
     @contextmanager
     def _not_charged(self) -> Iterator[None]:
@@ -282,7 +292,10 @@ class _Job:
         try:
             yield
         except RunnerFault as fault:
+            contender.failed = True
             self._cancellation.check()
+            if contender.report.reused and fault.kind is not FaultKind.TIMEOUT:
+                raise _Stale from fault
             if isinstance(fault, Killed) and not self.last:
                 raise
             self._fail(
@@ -349,17 +362,15 @@ class _Job:
         """Both sources, at once where neither may ask for a build: the device is given up then."""
         begun: list[tuple[_Contender, int]] = []
         for contender in self._contenders:
-            with self._not_charged():
-                contender.runner = self._machine.take_runner(contender.kernel)
-            contender.transport = Transport(
-                contender.runner,
-                self._machine.device,
-                self._machine.transport,
-                self._machine.max_result_bytes,
-                self._note_staging,
-            )
-            stack.callback(self._let_go, contender.runner, contender.transport)
-            stack.enter_context(self._cancellation.ending(contender.runner.child.stop))
+            key = self._key(contender)
+            session = self._machine.runners.take_resting(key) if key and self._reuse else None
+            if session is None:
+                with self._not_charged():
+                    session = self._machine.open_session(contender.kernel)
+            contender.opened = session
+            contender.report.reused = session.jobs
+            stack.callback(self._let_go, contender, key)
+            stack.enter_context(self._cancellation.ending(session.runner.child.stop))
         init_inputs: Value | None = None
         together = not self._may_build and not any(
             _takes_init_inputs(contender.kernel) for contender in self._contenders
@@ -382,15 +393,23 @@ class _Job:
             for contender in self._contenders
         )
 
-    def _let_go(self, runner: RunnerProcess, transport: Transport) -> None:
-        """Hands a runner over to be ended; that of a cancelled job has ended by then."""
+    def _key(self, contender: _Contender) -> str | None:
+        """By which a runner that ran the reference before is found; None for a candidate."""
+        return reference_key(contender.kernel) if contender.side == "reference" else None
+
+    def _let_go(self, contender: _Contender, key: str | None) -> None:
+        """Hands a runner over to be ended, or kept; that of a cancelled job has ended by then."""
+        session = contender.session
         if self._cancellation.asked:
             with suppress(ZygoteLost):
-                runner.child.kill()
-        self._machine.runners.retire(runner, transport)
+                session.runner.child.kill()
+        if key is None or contender.failed or self._cancellation.asked:
+            self._machine.runners.retire(session)
+        else:
+            self._machine.runners.rest(key, session)
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
-        runner, _ = contender.running
+        runner = contender.session.runner
         runner.build = partial(self._answer_build, contender)
         contender.restored = self._machine.triton_cache.restore(
             contender.kernel, runner.child.scratch / "triton"
@@ -412,7 +431,7 @@ class _Job:
         With the answer come the seconds that the job then waited for its turn, which are not its
         own.
         """
-        runner, _ = contender.running
+        runner = contender.session.runner
         # What for is the judge's to say.
         request = message.build.model_copy(update={"architecture": self._machine.architecture})
         left = time.monotonic()
@@ -431,16 +450,20 @@ class _Job:
         return Built(request=message.request, result=result), waited
 
     def _finish_load(self, contender: _Contender, number: int) -> Value | None:
-        runner, _ = contender.running
-        loaded = runner.finish(number, Loaded, deadline=self._deadline)
+        loaded = contender.session.runner.finish(number, Loaded, deadline=self._deadline)
         contender.report.compiled = True
         contender.report.kernel_name = loaded.kernel_name
         contender.report.notes = loaded.notes
         return loaded.init_inputs
 
-    def _note_staging(self, reason: str) -> None:
-        self.report.transport = "host_staging"
-        self.report.transport_reason = reason
+    def _collect(self, contender: _Contender, metas: list[TensorMeta]) -> list[torch.Tensor]:
+        """Copies of the tensors that a runner's last answer counted."""
+        transport = contender.session.transport
+        tensors = transport.collect(metas, self._deadline, self._machine.max_result_bytes)
+        if transport.staging_reason is not None:
+            self.report.transport = "host_staging"
+            self.report.transport_reason = transport.staging_reason
+        return tensors
 
     def _check(self) -> None:
         earlier: list[Output] | None = None
@@ -449,6 +472,8 @@ class _Job:
         for trial in range(self._request.num_checks):
             self._cancellation.check()
             seed = derive(self._seed, "run", trial)
+            if trial >= self._request.num_checks - _TRIALS_OF_APPROACH:
+                self._turn.approach()
             outputs = self._run_all(trial, seed)
             check = CheckReport(trial=trial, seed=seed, passed=True)
             self.report.checks.append(check)
@@ -495,7 +520,7 @@ class _Job:
             with self._blame(contender):
                 inputs = self._inputs(contender, trial, given)
                 self._attach(contender, inputs, trial)
-                runner, _ = contender.running
+                runner = contender.session.runner
                 number = runner.begin(Run, deadline=self._deadline, slot=0, seed=seed)
                 begun.append((contender, inputs, number))
             given = given or inputs
@@ -506,8 +531,7 @@ class _Job:
         return outputs
 
     def _keep_compiled(self, contender: _Contender) -> None:
-        runner, _ = contender.running
-        folder = runner.child.scratch / "triton"
+        folder = contender.session.runner.child.scratch / "triton"
         compiled = self._machine.triton_cache.harvest(contender.kernel, folder)
         build = contender.report.build
         if build is not None and build.way == "jit":
@@ -551,10 +575,9 @@ class _Job:
             if len(self._contenders) == 1:
                 self.report.inputs_from = origins
             return inputs
-        runner, transport = contender.running
         others = [other.kernel for other in self._contenders if other is not contender]
         try:
-            made = runner.ask(
+            made = contender.session.runner.ask(
                 MakeInputs,
                 Made,
                 deadline=self._deadline,
@@ -567,7 +590,7 @@ class _Job:
             self._check_size(others[0].io)
             inputs, _ = from_contract(others[0].io, machine.device, self._seed, trial, None)
             return lend(inputs, others[0].kernel_type)
-        inputs = from_made(made, transport.collect(made.tensors, self._deadline))
+        inputs = from_made(made, self._collect(contender, made.tensors))
         if len(self._contenders) == 1:
             self.report.inputs_from = {
                 parameter.name: "get_inputs()" for parameter in inputs.parameters
@@ -589,28 +612,28 @@ class _Job:
 
     def _attach(self, contender: _Contender, inputs: Inputs, trial: int) -> None:
         """Puts the arguments into memory that the runner sees, outputs poisoned."""
-        runner, transport = contender.running
+        session = contender.session
         parameters = inputs.parameters
         layout_key = inputs.layout_key()
-        if contender.attached != layout_key:
-            contender.placements, size = layout(
+        if session.attached != layout_key:
+            session.placements, size = layout(
                 [(parameter.dtype, parameter.shape, parameter.strides) for parameter in parameters]
             )
-            contender.region = transport.region(size)
-            runner.ask(
+            session.region = session.transport.region(size)
+            session.runner.ask(
                 Attach,
                 Attached,
                 deadline=self._deadline,
-                descriptors=contender.region.descriptors,
-                region=contender.region.region,
-                slots=[SlotLayout(arguments=inputs.tree, placements=contender.placements)],
+                descriptors=session.region.descriptors,
+                region=session.region.region,
+                slots=[SlotLayout(arguments=inputs.tree, placements=session.placements)],
                 names=inputs.names,
             )
-            contender.attached = layout_key
-        if contender.region is None:
+            session.attached = layout_key
+        if session.region is None:
             raise RuntimeError("no region was made")
-        for parameter, placement in zip(parameters, contender.placements, strict=True):
-            tensor = contender.region.tensor(placement)
+        for parameter, placement in zip(parameters, session.placements, strict=True):
+            tensor = session.region.tensor(placement)
             if parameter.value is None:
                 poison(tensor, trial)
             else:
@@ -623,21 +646,21 @@ class _Job:
         They are the contract's outputs, in its order, and then what was returned, except for
         tensors that are those outputs themselves. For /evaluate nobody needs them.
         """
-        runner, transport = contender.running
-        ran = runner.finish(number, Ran, deadline=self._deadline)
+        session = contender.session
+        ran = session.runner.finish(number, Ran, deadline=self._deadline)
         if self._tolerance is None:
             return []
         parameters = inputs.parameters
-        region = contender.region
+        region = session.region
         if region is None:
             raise RuntimeError("no region was made")
         outputs = [
             Output(parameter.name, region.tensor(placement).to(self._machine.device, copy=True))
-            for parameter, placement in zip(parameters, contender.placements, strict=True)
+            for parameter, placement in zip(parameters, session.placements, strict=True)
             if parameter.role != "input"
         ]
         self._synchronize()
-        returned = transport.collect(ran.tensors, self._deadline)
+        returned = self._collect(contender, ran.tensors)
         try:
             found = leaves(ran.value, "output")
         except ValueError as error:
@@ -698,7 +721,7 @@ class _Job:
             self.report.speedup = reference.runtime.mean / candidate.runtime.mean
 
     def _time(self, contender: _Contender, clock: str) -> Profiled:
-        runner, _ = contender.running
+        runner = contender.session.runner
         answer = runner.ask(
             Profile,
             Profiled,

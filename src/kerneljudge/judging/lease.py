@@ -55,6 +55,7 @@ class Turn:
         self._quiet = quiet
         self._cancellation = cancellation
         self._has = False
+        self._holds = False
         self._timing = False
 
     def __enter__(self) -> Turn:
@@ -63,28 +64,44 @@ class Turn:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._holds:
+            self._holds = False
+            self._quiet.release()
         if self._has:
             self._has = False
             self._lease.give_back()
 
+    def approach(self) -> None:
+        """Says that a measurement is near: what would disturb it begins no more, and what is under
+        way ends meanwhile."""
+        if not self._holds:
+            self._holds = True
+            self._quiet.hold()
+
     @contextlib.contextmanager
     def timing(self) -> Iterator[None]:
-        """For a measurement within the turn: nothing disturbs it, but for while it is given up."""
-        with self._quiet.timing():
-            self._timing = True
-            try:
-                yield
-            finally:
-                self._timing = False
+        """For a measurement, the last of the turn: nothing disturbs it, but for while it is given
+        up."""
+        self.approach()
+        self._quiet.wait()
+        self._timing = True
+        try:
+            yield
+        finally:
+            self._timing = False
 
     @contextlib.contextmanager
     def given_up(self) -> Iterator[None]:
         """Lets other jobs use the device meanwhile. Raises `Cancelled`, and is then over."""
+        held = self._holds
         # A job whose turn it then is may need what disturbs, and this one waits for that job.
-        with self._quiet.given_up() if self._timing else contextlib.nullcontext():
-            self.__exit__()
-            yield
-            self.__enter__()
+        self.__exit__()
+        yield
+        self.__enter__()
+        if held:
+            self.approach()
+        if self._timing:
+            self._quiet.wait()
 
 
 class Quiet:
@@ -97,44 +114,34 @@ class Quiet:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._disturbing = 0
-        self._timing = 0
+        self._holds = 0
 
     @property
     def wanted(self) -> bool:
-        """Whether something is timed, or waits to be."""
-        return self._timing > 0
+        """Whether something is timed, or soon to be."""
+        return self._holds > 0
 
-    @contextlib.contextmanager
-    def timing(self) -> Iterator[None]:
-        """For a measurement. The lease allows one at a time."""
+    def hold(self) -> None:
+        """Until `release`, nothing that disturbs begins. The lease allows one at a time."""
         with self._changed:
-            self._timing += 1
-            self._changed.wait_for(lambda: not self._disturbing)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._timing -= 1
-                self._changed.notify_all()
+            self._holds += 1
 
-    @contextlib.contextmanager
-    def given_up(self) -> Iterator[None]:
-        """Within `timing`: lets others disturb meanwhile."""
+    def release(self) -> None:
+        """Ends a `hold`."""
         with self._changed:
-            self._timing -= 1
+            self._holds -= 1
             self._changed.notify_all()
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._timing += 1
-                self._changed.wait_for(lambda: not self._disturbing)
+
+    def wait(self) -> None:
+        """Within a `hold`: returns when nothing disturbs any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._disturbing)
 
     @contextlib.contextmanager
     def disturbing(self) -> Iterator[None]:
         """For what measurements must not run beside."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._timing)
+            self._changed.wait_for(lambda: not self._holds)
             self._disturbing += 1
         try:
             yield

@@ -20,20 +20,25 @@ from kerneljudge.judging.permits import Permits
 from kerneljudge.judging.processes import Limits, RunnerProcess, ZygoteProcess
 from kerneljudge.judging.protocol import JudgeConfiguration
 from kerneljudge.judging.runners import Runners, preparation_for
-from kerneljudge.judging.tensors import choose_transport
+from kerneljudge.judging.sessions import Session
+from kerneljudge.judging.tensors import Transport, choose_transport
 from kerneljudge.judging.triton_cache import TritonCache
+from kerneljudge.runtime.messages import SandboxLayer
 from kerneljudge.schema import GPU_TYPES, Environment, KernelCode
 
 __all__ = ["Machine"]
 
 _ARCHITECTURE_WITHOUT_GPU = "sm_90"
+_CACHED_BYTES = 2**30
 
 
 class Machine:
     """A device, ready to judge."""
 
-    def __init__(self, configuration: JudgeConfiguration, permits: Permits) -> None:
-        """Starts everything; takes seconds."""
+    def __init__(
+        self, configuration: JudgeConfiguration, permits: Permits, hidden: SandboxLayer
+    ) -> None:
+        """Starts everything; takes seconds. `hidden` tells whether it sees its own device alone."""
         self.configuration = configuration
         self._permits = permits
         self._limits = Limits(memory_bytes=configuration.host_memory_bytes)
@@ -59,13 +64,17 @@ class Machine:
             f"{self.environment.triton} {self.environment.architecture}",
         )
         self.runners = Runners(
-            lambda: self.zygote, self.quiet, configuration.standby, self.bind_thread
+            lambda: self.zygote,
+            self.quiet,
+            configuration.standby,
+            configuration.reference_runners,
+            self.bind_thread,
         )
         self._restarting = threading.Lock()
         self.zygote.wait_ready()
         self.builds = self._new_builds()
         first = RunnerProcess.start(self.zygote, "operators", self.quiet.disturbing)
-        self.layers = first.layers
+        self.layers = [hidden, *first.layers]
         warm_comparison(self.device)
         self.runners.start(first)
         threading.Thread(target=self._prepare_header, name="header", daemon=True).start()
@@ -86,23 +95,30 @@ class Machine:
             return free
         return self.configuration.host_memory_bytes
 
-    def take_runner(self, kernel: KernelCode) -> RunnerProcess:
-        """A runner that has read nothing yet, prepared for such a kernel.
+    def open_session(self, kernel: KernelCode) -> Session:
+        """With a runner that has read nothing yet, prepared for such a kernel.
 
         Raises `ZygoteLost` or `RunnerFault`.
         """
         self.restart_zygote_if_lost()
         # Without a context to open, every runner is prepared for everything.
         cuda = self.device.type == "cuda"
-        return self.runners.take(preparation_for(kernel) if cuda else "launches")
+        runner = self.runners.take(preparation_for(kernel) if cuda else "launches")
+        return Session(runner, Transport(runner, self.device, self.transport))
 
     def make_room(self) -> None:
-        """Where device memory is short, waits until that of ended jobs is given back."""
+        """Where device memory is short, waits until no other job's is left."""
         if self.device.type != "cuda":
             return
         free, total = torch.cuda.mem_get_info(self.device)
         if free < total / 2:
-            self.runners.wait_for_burials()
+            self.runners.make_room()
+
+    def free_cache(self) -> None:
+        """Gives back what the judge's own allocator has kept, where that is much. A little may
+        stay: to allocate memory, a process waits for every context that is made meanwhile."""
+        if self.device.type == "cuda" and torch.cuda.memory_reserved() > _CACHED_BYTES:
+            torch.cuda.empty_cache()
 
     def bind_thread(self) -> None:
         """Makes the device the current one of this thread, as CUDA's driver calls need it."""

@@ -392,10 +392,16 @@ class Child:
     def stop(self) -> None:
         """Kills it with everything that it started, and does not wait for their end."""
         self._stopped = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            # Reached only while the process is there: its number is not another's by now.
-            os.killpg(self.pid, signal.SIGKILL)
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stops it with everything that it started, until `thaw`: it uses no CPU, and gives the
+        device nothing new to do."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Has a frozen process go on."""
+        self._signal(signal.SIGCONT)
 
     def kill(self) -> int | None:
         """Kills it with everything that it started; its exit code, None if it resists."""
@@ -419,6 +425,24 @@ class Child:
         """Kills the process, whose answer is none."""
         self.kill()
         return RunnerFault(FaultKind.PROTOCOL_ERROR, message)
+
+    def clear(self) -> None:
+        """Forgets what a frozen process printed, and empties its folder."""
+        while _readable(self._output, 0) and self._drain():
+            pass
+        self._printed = 0
+        self._tail = b""
+        for entry in self.scratch.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(self._pidfd, number)
+            # Reached only while the process is there: its number is not another's by now.
+            os.killpg(self.pid, number)
 
     def _drain(self) -> bool:
         """Reads what was printed; False once there will be no more."""
@@ -500,6 +524,8 @@ class RunnerProcess:
         self.child = child
         self.layers = layers
         self.preparation = preparation
+        self.asked = 0
+        """Requests that it has not answered."""
         self.build: Callable[[Build], tuple[BaseModel, float]] | None = None
         """Makes what the runner asks to have built, at any time; nothing may be, while unset. With
         the answer come the seconds that are not to be charged to the runner."""
@@ -556,6 +582,7 @@ class RunnerProcess:
         **fields: Any,
     ) -> int:
         """Sends a request; `finish` takes its number."""
+        self.asked += 1
         number = self.child.next_request()
         self.child.send(request(request=number, **fields), descriptors, deadline=deadline)
         return number
@@ -569,8 +596,10 @@ class RunnerProcess:
                     f"the process sent a {message.type!r} that answers no request of the judge's"
                 )
             if isinstance(message, answer):
+                self.asked -= 1
                 return message
             if isinstance(message, Failed):
+                self.asked -= 1
                 raise RunnerFault(
                     FaultKind(message.kind),
                     message.message,

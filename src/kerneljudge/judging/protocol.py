@@ -31,12 +31,16 @@ class JudgeConfiguration(Closed):
     type: Literal["configuration"] = "configuration"
     device: Literal["cuda", "cpu"]
     """What it judges on: of several GPUs it sees one, as number 0."""
+    gpu: str | None
+    """The GPU, as CUDA_VISIBLE_DEVICES names it; None for a CPU."""
     name: str
     """The device as the service calls it, such as `cuda:1`."""
     cache: Path
     """Folder of the build cache."""
     standby: int
     """Runners kept ready."""
+    reference_runners: int
+    """Runners of references kept for further jobs."""
     jobs: int
     """Jobs that it works on at once."""
     host_memory_bytes: int

@@ -1,18 +1,20 @@
-"""The runners of a device: some stand by, prepared for what recent jobs asked for, and those that
-jobs have used are buried."""
+"""The runners of a device: some stand by, prepared for what recent jobs asked for, those that jobs
+have used are buried, and a few that ran a reference rest until it is asked for again."""
 
 from __future__ import annotations
 
 import re
 import sys
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import get_args
+from functools import partial
+from typing import NamedTuple, get_args
 
 from kerneljudge.judging.lease import Quiet
 from kerneljudge.judging.processes import RunnerFault, RunnerProcess, ZygoteLost, ZygoteProcess
-from kerneljudge.judging.tensors import Transport
+from kerneljudge.judging.sessions import Session
 from kerneljudge.runtime.memory import CudaError
 from kerneljudge.runtime.messages import Preparation
 from kerneljudge.schema import KernelCode, KernelType
@@ -23,6 +25,8 @@ _KEEPERS = 6
 """Threads that bury and start runners: a comparison uses up two, which others replace."""
 _MAX_FAILURES = 3
 _RECENT = 16
+_REST_SECONDS = 60.0
+"""After which a runner that nobody asked for again ends."""
 _PREPARATIONS: tuple[Preparation, ...] = get_args(Preparation)
 """In order: each serves for all that those before it do."""
 
@@ -40,6 +44,12 @@ def preparation_for(kernel: KernelCode) -> Preparation:
     return "streams" if _SEVERAL_STREAMS.search(kernel.source_code) else "operators"
 
 
+class _Resting(NamedTuple):
+    key: str
+    session: Session
+    since: float
+
+
 class Runners:
     """Safe to use from several threads."""
 
@@ -48,23 +58,30 @@ class Runners:
         zygote: Callable[[], ZygoteProcess],
         quiet: Quiet,
         standby: int,
+        references: int,
         bind_thread: Callable[[], None],
     ) -> None:
-        """Keeps `standby` runners, forked from what `zygote` gives.
+        """Keeps `standby` runners, forked from what `zygote` gives, and has as many as `references`
+        rest after they ran one.
 
         `bind_thread` readies a thread for calls of CUDA's driver.
         """
         self._zygote = zygote
         self._quiet = quiet
         self._wanted = standby
+        self._references = references
         self._bind_thread = bind_thread
         self._standby: dict[Preparation, deque[RunnerProcess]] = {
             preparation: deque() for preparation in _PREPARATIONS
         }
         self._starting: Counter[Preparation] = Counter()
         self._recent: deque[Preparation] = deque(_PREPARATIONS, maxlen=_RECENT)
-        self._retired: deque[tuple[RunnerProcess, Transport | None]] = deque()
-        self._burying = 0
+        self._resting: list[_Resting] = []
+        """The longest unused first."""
+        self._chores: deque[Callable[[], None]] = deque()
+        """What is to be done about used runners, when nothing is timed."""
+        self._undone = 0
+        """Chores that wait or are under way."""
         self._failures = 0
         self._closing = False
         self._work = threading.Condition()
@@ -104,22 +121,46 @@ class Runners:
                 return runner
             runner.close()
 
-    def retire(self, runner: RunnerProcess, transport: Transport) -> None:
-        """Ends a runner, then gives back what it shared, when nothing is timed; and makes a new
-        one stand by."""
-        with self._work:
-            self._retired.append((runner, transport))
-            self._burying += 1
-            self._work.notify_all()
+    def take_resting(self, key: str) -> Session | None:
+        """A runner that has run the reference of this key before, if one rests."""
+        while True:
+            with self._work:
+                found = next((rest for rest in reversed(self._resting) if rest.key == key), None)
+                if found is None:
+                    return None
+                self._resting.remove(found)
+            if found.session.runner.child.alive:
+                found.session.resume()
+                return found.session
+            self.retire(found.session)
 
-    def wait_for_burials(self) -> None:
-        """Returns when the memory of every retired runner is given back."""
+    def retire(self, session: Session) -> None:
+        """Ends a runner and gives back what it shared, when nothing is timed; and makes a new one
+        stand by. Until then it is frozen."""
+        session.runner.child.freeze()
         with self._work:
-            self._work.wait_for(lambda: not self._burying)
+            self._put(partial(self._bury, session))
+
+    def rest(self, key: str, session: Session) -> None:
+        """Has a runner that ran a reference rest, until it is asked for again or makes room for
+        others."""
+        with self._work:
+            if self._references and session.may_rest:
+                # The next job may wait for it.
+                self._put(partial(self._lay_to_rest, key, session), first=True)
+                return
+        self.retire(session)
+
+    def make_room(self) -> None:
+        """Returns when the memory of all that rests or has retired is given back."""
+        with self._work:
+            self._wake(self._resting)
+            self._work.wait_for(lambda: not self._undone)
 
     def discard(self) -> None:
-        """Closes those that stand by, whose zygote has ended."""
+        """Closes those that stand by or rest, whose zygote has ended."""
         with self._work:
+            self._wake(self._resting)
             stale = [runner for kind in self._standby.values() for runner in kind]
             for kind in self._standby.values():
                 kind.clear()
@@ -140,8 +181,19 @@ class Runners:
         standing = sum(len(runners) for runners in self._standby.values())
         if standing and standing + self._starting.total() >= self._wanted:
             useless = next(self._standby[kind] for kind in _PREPARATIONS if self._standby[kind])
-            self._retired.append((useless.popleft(), None))
-            self._burying += 1
+            self._put(partial(self._bury, useless.popleft()))
+
+    def _put(self, chore: Callable[[], None], *, first: bool = False) -> None:
+        """Leaves something to the keepers."""
+        (self._chores.appendleft if first else self._chores.append)(chore)
+        self._undone += 1
+        self._work.notify_all()
+
+    def _wake(self, resting: list[_Resting]) -> None:
+        """Ends some that rest."""
+        for rest in list(resting):
+            self._resting.remove(rest)
+            self._put(partial(self._bury, rest.session))
 
     def _new(self, preparation: Preparation) -> RunnerProcess:
         runner = RunnerProcess.start(self._zygote(), preparation, self._quiet.disturbing)
@@ -152,20 +204,23 @@ class Runners:
         return runner
 
     def _keep(self) -> None:
-        """Buries retired runners and keeps new ones standing by."""
+        """Sees to used runners and keeps new ones standing by."""
         self._bind_thread()
         while True:
             with self._work:
-                self._work.wait_for(lambda: self._closing or self._retired or self._lacking())
+                self._work.wait_for(
+                    lambda: self._closing or self._chores or self._lacking(), _REST_SECONDS / 4
+                )
                 if self._closing:
                     return
-                retired = self._retired.popleft() if self._retired else None
-                lacking = self._lacking() if retired is None else None
+                long_ago = time.monotonic() - _REST_SECONDS
+                self._wake([rest for rest in self._resting if rest.since < long_ago])
+                chore = self._chores.popleft() if self._chores else None
+                lacking = self._lacking() if chore is None else None
                 if lacking is not None:
                     self._starting[lacking] += 1
-            if retired is not None:
-                with self._quiet.disturbing():
-                    self._bury(*retired)
+            if chore is not None:
+                self._do(chore)
             elif lacking is not None:
                 self._add(lacking)
 
@@ -199,15 +254,28 @@ class Runners:
                     self._standby[preparation].append(runner)
                 self._work.notify_all()
 
-    def _bury(self, runner: RunnerProcess, transport: Transport | None) -> None:
+    def _do(self, chore: Callable[[], None]) -> None:
         try:
-            runner.close()
-            if transport is not None:
-                # Only now: memory that another process has opened may not be freed.
-                transport.close()
-        except (CudaError, OSError) as error:
-            print(f"a runner's memory could not be given back: {error}", file=sys.stderr)
+            with self._quiet.disturbing():
+                chore()
         finally:
             with self._work:
-                self._burying -= 1
+                self._undone -= 1
                 self._work.notify_all()
+
+    def _bury(self, used: Session | RunnerProcess) -> None:
+        try:
+            used.close()
+        except (CudaError, OSError) as error:
+            print(f"a runner's memory could not be given back: {error}", file=sys.stderr)
+
+    def _lay_to_rest(self, key: str, session: Session) -> None:
+        try:
+            session.rest()
+        except (RunnerFault, ZygoteLost, CudaError, OSError):
+            # What does not do what it is told must end; no job is concerned any more.
+            self._bury(session)
+            return
+        with self._work:
+            self._resting.append(_Resting(key, session, time.monotonic()))
+            self._wake(self._resting[: -self._references])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -44,15 +44,12 @@ class Transport:
         runner: RunnerProcess,
         device: torch.device,
         name: TransportName,
-        max_bytes: int,
-        staged: Callable[[str], None],
     ) -> None:
-        """`staged` is told the reason when results must be staged through the host after all."""
+        self.staging_reason: str | None = None
+        """Why results are staged through the host, where they were to cross by handle."""
         self._runner = runner
         self._device = device
         self._name = name
-        self._max_bytes = max_bytes
-        self._staged = staged
         self._imported = ImportedAllocations(device)
         self._regions: list[OwnedRegion] = []
 
@@ -62,10 +59,12 @@ class Transport:
         self._regions.append(region)
         return region
 
-    def collect(self, metas: Sequence[TensorMeta], deadline: float) -> list[torch.Tensor]:
+    def collect(
+        self, metas: Sequence[TensorMeta], deadline: float, max_bytes: int
+    ) -> list[torch.Tensor]:
         """Copies of the tensors that the runner's last answer counted, on the judge's device.
 
-        Raises `RunnerFault` if they cannot be had, or are not what was announced.
+        Raises `RunnerFault` if they cannot be had, are not what was announced, or are too large.
         """
         if not metas:
             return []
@@ -76,17 +75,17 @@ class Transport:
         if any(math.prod(max(1, size) for size in meta.shape) >= 2**63 for meta in metas):
             raise RunnerFault(FaultKind.PROTOCOL_ERROR, "a shape that no tensor can have")
         placements, size = layout(specs)
-        if size > self._max_bytes:
+        if size > max_bytes:
             raise RunnerFault(
                 FaultKind.OUT_OF_MEMORY,
                 f"the kernel returned {size / 2**30:.1f} GiB; there is room for"
-                f" {self._max_bytes / 2**30:.1f} GiB",
+                f" {max_bytes / 2**30:.1f} GiB",
             )
         if self._name == "cuda_ipc":
             answer = self._runner.ask(Collect, Collected, deadline=deadline, region=None)
             if answer.failure is None:
                 return self._import(metas, answer)
-            self._staged(f"exporting the kernel's results failed: {answer.failure}")
+            self.staging_reason = f"exporting the kernel's results failed: {answer.failure}"
             self._name = "host_staging"
         region = self._new_region(size, self._name)
         try:
@@ -130,6 +129,10 @@ class Transport:
         if name == "cuda_ipc":
             return DeviceRegion(size, self._device)
         return HostRegion(size, name)
+
+    def rest(self) -> None:
+        """Closes what was imported, before the runner frees it; regions stay."""
+        self._imported.close()
 
     def close(self) -> None:
         """Gives back every region and closes what was imported."""

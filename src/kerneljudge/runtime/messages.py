@@ -43,6 +43,8 @@ __all__ = [
     "Ran",
     "Ready",
     "Region",
+    "Rest",
+    "Rested",
     "Run",
     "SandboxLayer",
     "SlotLayout",
@@ -189,6 +191,13 @@ class Profile(_Request):
     """`auto`: a captured graph where it can be had."""
 
 
+class Rest(_Request):
+    """Let go of the kernel and of its results, and keep the arguments' memory: the same source may
+    be loaded again, for another job."""
+
+    type: Literal["rest"] = "rest"
+
+
 class Built(_Request):
     """The answer to a runner's `build`."""
 
@@ -203,7 +212,7 @@ class Proceed(_Request):
 
 
 ToRunner = Annotated[
-    Proceed | Load | MakeInputs | Attach | Run | Collect | Profile | Built,
+    Proceed | Load | MakeInputs | Attach | Run | Collect | Profile | Rest | Built,
     Field(discriminator="type"),
 ]
 FromJudge: TypeAdapter[ToRunner] = TypeAdapter(ToRunner)
@@ -297,6 +306,12 @@ class Profiled(_Request):
     ]
 
 
+class Rested(_Request):
+    """The memory of the kernel and of its results is free."""
+
+    type: Literal["rested"] = "rested"
+
+
 class Failed(_Request):
     """The submitted code failed."""
 
@@ -316,10 +331,30 @@ class Build(_Request):
 
 
 FromRunner: TypeAdapter[
-    Waiting | Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build
+    Waiting
+    | Ready
+    | Loaded
+    | Made
+    | Attached
+    | Ran
+    | Collected
+    | Profiled
+    | Rested
+    | Failed
+    | Build
 ] = TypeAdapter(
     Annotated[
-        Waiting | Ready | Loaded | Made | Attached | Ran | Collected | Profiled | Failed | Build,
+        Waiting
+        | Ready
+        | Loaded
+        | Made
+        | Attached
+        | Ran
+        | Collected
+        | Profiled
+        | Rested
+        | Failed
+        | Build,
         Field(discriminator="type"),
     ]
 )

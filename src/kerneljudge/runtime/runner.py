@@ -6,6 +6,7 @@ everything else. Then it reads submitted source, and from there on nothing it sa
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -48,6 +49,8 @@ from kerneljudge.runtime.messages import (
     Profiled,
     Ran,
     Ready,
+    Rest,
+    Rested,
     Run,
     ToRunner,
     Waiting,
@@ -67,6 +70,7 @@ _PHASES: dict[str, Phase] = {
     "run": Phase.CHECK,
     "collect": Phase.CHECK,
     "profile": Phase.PROFILE,
+    "rest": Phase.PROFILE,
 }
 _MAX_TEXT = 20_000
 
@@ -133,6 +137,7 @@ class Runner:
         self._request = 0
         self._kernel: LoadedKernel | None = None
         self._slots: list[_Slot] = []
+        self._names: list[str] | None = None
         self._tensors: list[torch.Tensor] = []
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: self._load,
@@ -141,6 +146,7 @@ class Runner:
             Run: self._run,
             Collect: self._collect,
             Profile: self._profile,
+            Rest: self._rest,
         }
 
     def serve(self) -> None:
@@ -177,6 +183,7 @@ class Runner:
         )
         kernel = self._languages[request.kernel.kernel_type].load(request.kernel, context)
         self._synchronize()
+        kernel.input_names = self._names
         self._kernel = kernel
         init_inputs: Value | None = None
         if kernel.init_inputs is not None:
@@ -215,7 +222,7 @@ class Runner:
 
     def _attach(self, request: Attach) -> Attached:
         region = OpenRegion(request.region, self._channel.take_descriptors(), self._device)
-        self._loaded.input_names = request.names
+        self._names = self._loaded.input_names = request.names
         self._slots = []
         for slot in request.slots:
             tensors = [region.tensor(placement) for placement in slot.placements]
@@ -272,6 +279,15 @@ class Runner:
             fallback_reason=measurement.fallback_reason,
             samples_ms=measurement.samples_ms,
         )
+
+    def _rest(self, request: Rest) -> Rested:
+        self._kernel = None
+        self._tensors = []
+        gc.collect()
+        self._synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return Rested(request=request.request)
 
     def _hold(self, value: Any, slot: _Slot | None) -> tuple[Value, list[TensorMeta]]:
         """Keeps the value's tensors for the next `collect`, and describes them."""

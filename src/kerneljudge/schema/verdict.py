@@ -239,6 +239,9 @@ class SideReport(Closed):
     """What timed it."""
     notes: list[str] = Field(default_factory=list)
     """What to know of how it was launched."""
+    reused: int = Field(default=0, ge=0)
+    """Comparisons that its process had served before, all of the very same reference; 0 for a
+    process of its own, which a candidate always has."""
     stdout: str = ""
     """The end of what it printed."""
 

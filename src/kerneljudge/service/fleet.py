@@ -407,7 +407,9 @@ class Fleet:
             device=member.device.kind,
             name=member.name,
             cache=self._settings.cache_dir,
+            gpu=member.device.gpu,
             standby=self._settings.standby,
+            reference_runners=self._settings.reference_runners,
             jobs=self._settings.jobs_per_device,
             host_memory_bytes=self._settings.runner_memory_bytes
             or int(host.memory_bytes() * _HOST_MEMORY_SHARE),

@@ -85,6 +85,10 @@ class Settings(BaseSettings):
     a list such as `cuda:0,cuda:1`."""
     standby: int = Field(default=6, ge=0, le=64)
     """Runners prepared ahead of need on each device."""
+    reference_runners: int = Field(default=4, ge=0, le=64)
+    """Runners kept on each device after they ran a reference, for further comparisons with the
+    very same reference and contract; with 0, each comparison has a new process for its reference
+    too. A candidate always has one of its own."""
     jobs_per_device: int = Field(default=8, ge=1, le=64)
     """Jobs that a device's judge works on at once: one is measured, the others are read, built
     and loaded."""
