@@ -144,3 +144,27 @@ def test_runners_that_nobody_asks_for_give_way_to_those_that_are_asked_for(
         assert (ahead.preparation, ahead.made_by[:7]) == ("streams", "standby")
     finally:
         runners.close()
+
+
+def test_what_would_disturb_does_not_begin_once_a_measurement_is_near() -> None:
+    quiet = Quiet()
+    begun = threading.Event()
+
+    def disturb() -> None:
+        with quiet.disturbing():
+            begun.set()
+
+    other = threading.Thread(target=disturb, daemon=True)
+    with Turn(Lease(), quiet, Cancellation()) as turn:
+        turn.approach()
+        other.start()
+        with turn.given_up():
+            assert begun.wait(30)
+        other.join(30)
+        begun.clear()
+        late = threading.Thread(target=disturb, daemon=True)
+        late.start()
+        with turn.timing():
+            assert not begun.is_set()
+    assert begun.wait(30)
+    assert not quiet.wanted

@@ -72,9 +72,9 @@ _ZYGOTES = 3
 _KILLS = 2
 """Times that a job is begun, where something kills its runner or builder."""
 
-_TRIALS_OF_APPROACH = 2
-"""Trials before a measurement in which nothing begins that would disturb it: creating a context
-takes about as long as they do."""
+_TRIALS_OF_APPROACH = 1
+"""Trials before a measurement in which nothing begins that would disturb it, so that what is under
+way ends meanwhile."""
 
 _FAULTS = {
     "compile_error": FaultKind.COMPILE_ERROR,

@@ -21,8 +21,9 @@ from kerneljudge.schema import KernelCode, KernelType
 
 __all__ = ["Runners", "preparation_for"]
 
-_KEEPERS = 6
-"""Threads that bury and start runners: a comparison uses up two, which others replace."""
+_KEEPERS = 3
+"""Threads that bury and start runners. NVIDIA's driver makes one context at a time, whatever its
+GPU, and lets every other call wait meanwhile: more of them would only slow the jobs down."""
 _MAX_FAILURES = 3
 _RECENT = 16
 _REST_SECONDS = 60.0

@@ -144,10 +144,10 @@ def probe() -> list[SandboxLayer]:
         if child == 0:
             status = 1
             try:
-                network = detach_network()
+                taken = [hide_gpus(None), detach_network()]
                 root = os.getuid() == 0 and unreachable_by_others() is None
                 uid = 65534 if root else None
-                layers = confine(Policy(scratch=Path(scratch), uid=uid, layers=[network]))
+                layers = confine(Policy(scratch=Path(scratch), uid=uid, layers=taken))
                 text = "\n".join(layer.model_dump_json() for layer in layers)
                 os.write(write, text.encode())
                 status = 0
