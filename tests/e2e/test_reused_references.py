@@ -20,22 +20,32 @@ Compare = Callable[..., Any]
 INPUTS = "[torch.randn(8, 4), torch.randn(8, 4)]"
 SUM = candidate("return a + b")
 
+# What it is not to have, it fetches by its name in a text.
+FETCH = 'operator.attrgetter("sys")(enum).modules'
 COUNTING = """
-import builtins
-import signal
+import enum
+import operator
 import torch
 
-seen = builtins.{name} = getattr(builtins, "{name}", 0) + 1
+modules = {fetch}
+seen = modules.setdefault("{name}", [])
+seen.append(1)
 
 class Model(torch.nn.Module):
     def forward(self, a, b):
-        if seen > 1:
+        if len(seen) > {after}:
             {then}
         return a + b
 
 def get_inputs():
     return [torch.randn(8), torch.randn(8)]
 """
+
+
+def counting(then: str, after: int = 1) -> dict[str, Any]:
+    """A reference that knows how often it was loaded in its process."""
+    name = f"seen_{time.time_ns()}"
+    return kernel(COUNTING.format(name=name, then=then, after=after, fetch=FETCH))
 
 
 def unique(forward: str, **fields: str) -> dict[str, Any]:
@@ -83,37 +93,63 @@ def test_a_seed_gives_the_same_values_in_a_runner_that_served_before(compare: Co
 @pytest.mark.parametrize(
     "source",
     [
-        "torch.backends.cudnn.benchmark = True",
-        "torch.set_default_dtype(torch.float64)",
         "import os",
-        "setattr(torch, 'x', 1)",
-        "torch.nn.Linear.forward = None",
-        "threading.Thread(target=print).start()",
-        "@torch.library.custom_op('a::b')",
+        "import subprocess",
+        "from concurrent import futures",
+        "import torch.utils.cpp_extension",
+        "from torch import multiprocessing",
+        "torch.backends.cudnn.benchmark = True",
+        "torch.set_default_dtype(torch.float32)",
+        "torch.nn.functional.relu = torch.relu",
+        "from torch.nn import Linear; Linear.extra_repr = Linear.extra_repr",
+        "L = nn.Linear; L.bias = None",
+        "nn.Linear.calls = 1",
+        "setattr(nn.Linear, 'calls', 1)",
+        "torch.library.Library('kept', 'DEF')",
+        "torch._C",
     ],
 )
 def test_a_reference_that_may_change_its_process_has_a_new_one_each_time(
     compare: Compare, source: str
 ) -> None:
     problem = unique("return args[0] + args[1]")
-    problem["source_code"] += f"\nif False:\n    pass\n'''\n{source}\n'''\n"
+    problem["source_code"] += f"\n{source}\n"
     for _ in range(3):
         judged = compare(problem, SUM)
         assert (judged.verdict, judged.reference.reused) == ("accepted", 0)
 
 
 @pytest.mark.parametrize(
-    "then", ["raise ValueError('seen before')", "signal.raise_signal(signal.SIGKILL)"]
+    "then", ["raise ValueError('seen before')", "modules['os'].kill(modules['os'].getpid(), 9)"]
 )
 def test_a_reference_is_not_blamed_for_what_it_does_in_a_process_that_served_before(
     compare: Compare, then: str
 ) -> None:
-    harmless = kernel(COUNTING.format(name=f"seen_{time.time_ns()}", then="pass"))
-    again(compare, harmless, SUM)
-    problem = kernel(COUNTING.format(name=f"seen_{time.time_ns()}", then=then))
+    again(compare, counting("pass"), SUM)
+    problem = counting(then)
     for _ in range(4):
         judged = compare(problem, SUM)
         assert (judged.verdict, judged.reference.reused) == ("accepted", 0)
+
+
+def test_a_reference_that_leaves_processes_behind_has_a_new_one_each_time(
+    compare: Compare,
+) -> None:
+    fork = "modules['os'].fork() or (modules['os'].setsid(), modules['time'].sleep(3600))"
+    problem = counting(f"seen.clear() or {fork}", after=0)
+    for _ in range(3):
+        judged = compare(problem, SUM)
+        assert (judged.verdict, judged.reference.reused) == ("accepted", 0)
+
+
+def test_what_a_reference_does_to_its_arguments_is_undone_for_the_next_comparison(
+    compare: Compare,
+) -> None:
+    forward = "args[1].append(1); args[0].t_(); return args[0] * len(args[1])"
+    problem = unique(forward) | {}
+    problem["source_code"] = problem["source_code"].replace(INPUTS, "[torch.randn(8, 4), []]")
+    assert compare(problem, renamed(problem), num_checks=1).verdict == "accepted"
+    assert again(compare, problem, renamed(problem), num_checks=1).verdict == "accepted"
 
 
 def test_what_an_earlier_comparison_printed_is_not_told_again(compare: Compare) -> None:

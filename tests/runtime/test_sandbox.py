@@ -40,10 +40,10 @@ print(json.dumps([layer.active, layer.reason, opened]))
 def test_other_gpus_are_closed_to_a_judge_and_all_that_it_starts(
     visible: str | None, opened: list[str]
 ) -> None:
-    active, reason, left = hide(visible)
-    if reason in ("Operation not permitted", "Permission denied"):
-        pytest.skip("mount namespaces are not allowed here")
-    assert (active, reason, left) == (True, None, opened)
+    allowed = subprocess.run(["unshare", "--user", "--mount", "true"], check=False)
+    if allowed.returncode:
+        pytest.skip("namespaces are not allowed here")
+    assert hide(visible) == [True, None, opened]
 
 
 @pytest.mark.parametrize(

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import socket
 import sys
-import threading
-import traceback
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-from kerneljudge.judging.cancellation import Cancellation, Cancelled
-from kerneljudge.judging.job import judge
-from kerneljudge.judging.machine import Machine
-from kerneljudge.judging.permits import Permits
-from kerneljudge.judging.protocol import (
-    BuildEnded,
-    BuildGranted,
-    BuildWanted,
-    Cancel,
-    Done,
-    Judge,
-    JudgeConfiguration,
-    Progress,
-    Started,
-    ToJudge,
-)
+from kerneljudge.judging.protocol import JudgeConfiguration, ToJudge
 from kerneljudge.runtime import orphans
-from kerneljudge.runtime.channel import Channel, ChannelClosed
+from kerneljudge.runtime.channel import Channel
 from kerneljudge.runtime.sandbox import hide_gpus
-from kerneljudge.schema import JobReport
 
 
 def main() -> None:
@@ -42,85 +19,11 @@ def main() -> None:
     configuration = channel.receive()
     if not isinstance(configuration, JudgeConfiguration):
         raise SystemExit("the first message to a judge is its configuration")
-    sending = threading.Lock()
-
-    def tell(message: Started | Progress | Done | BuildWanted | BuildEnded) -> None:
-        with sending:
-            channel.send(message)
-
-    # First of all: it holds for the processes that are started from here on, and threads do not
-    # take part in it.
+    # First of all: it holds for what is started from here on, and torch starts threads.
     hidden = hide_gpus(configuration.gpu)
-    permits = Permits(tell)
-    machine = Machine(configuration, permits, hidden)
-    tell(
-        Started(
-            environment=machine.environment,
-            layers=machine.layers,
-            transport=machine.transport,
-            transport_reason=machine.transport_reason,
-            memory_bytes=machine.memory_bytes,
-        )
-    )
-    jobs = _Jobs(machine, tell, configuration.jobs)
-    try:
-        while True:
-            match channel.receive():
-                case Judge() as job:
-                    jobs.begin(job)
-                case Cancel(job_id=job_id):
-                    jobs.cancel(job_id)
-                case BuildGranted(number=number):
-                    permits.grant(number)
-    except ChannelClosed:
-        # The server is gone: so is whoever would hear a verdict. The group is the judge's own: a
-        # compiler that it started dies with it.
-        machine.close()
-        os.killpg(os.getpgrp(), signal.SIGKILL)
+    from kerneljudge.judging.process import serve
 
-
-class _Jobs:
-    """The jobs of this judge, a thread each."""
-
-    def __init__(
-        self, machine: Machine, tell: Callable[[Progress | Done], None], most: int
-    ) -> None:
-        self._machine = machine
-        self._tell = tell
-        self._pool = ThreadPoolExecutor(most, thread_name_prefix="job")
-        self._cancellations: dict[str, Cancellation] = {}
-
-    def begin(self, job: Judge) -> None:
-        """Judges a job. There is a thread for it: the server sends no more than that."""
-        cancellation = self._cancellations[job.job_id] = Cancellation()
-        self._pool.submit(self._judge, job, cancellation)
-
-    def cancel(self, job_id: str) -> None:
-        """Ends a job, unless it has ended."""
-        cancellation = self._cancellations.get(job_id)
-        if cancellation is not None:
-            cancellation.cancel()
-
-    def _judge(self, job: Judge, cancellation: Cancellation) -> None:
-        def progress(report: JobReport) -> None:
-            self._tell(Progress(job_id=job.job_id, report=report))
-
-        try:
-            self._machine.bind_thread()
-            report = None
-            with contextlib.suppress(Cancelled):
-                report = judge(self._machine, job.request, progress, cancellation)
-            # In this order: once the server knows, the same job may come again.
-            del self._cancellations[job.job_id]
-            self._tell(Done(job_id=job.job_id, report=report))
-            self._machine.check_device()
-        except ChannelClosed:
-            pass  # the server is gone, and this process is about to end
-        except BaseException:
-            # Nothing is left to tell it with: the server ends the jobs, and starts another judge.
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
+    serve(channel, configuration, hidden)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
+import uuid
 from pathlib import Path
 
 from kerneljudge import building
@@ -12,6 +12,7 @@ from kerneljudge.building import BuildRequest, BuildResult
 from kerneljudge.judging.cancellation import Cancellation
 from kerneljudge.judging.permits import Permits
 from kerneljudge.judging.processes import Killed, RunnerFault, ZygoteProcess
+from kerneljudge.judging.staging import staged
 from kerneljudge.runtime.messages import Build, Built, FromBuilder
 from kerneljudge.schema import FaultKind
 
@@ -87,15 +88,13 @@ class Builds:
 
 def place(result: BuildResult, folder: Path) -> BuildResult:
     """Copies a build's artefacts into a runner's folder: it reads its own, and no cache."""
-    target = folder / f"build-{len(list(folder.glob('build-*')))}"
-    target.mkdir()
-    owner = folder.stat()
-    placed = {}
-    for role, path in result.artefacts.items():
-        placed[role] = target / path.name
-        shutil.copyfile(path, placed[role])
-        placed[role].chmod(0o444)
-    os.chown(target, owner.st_uid, owner.st_gid)
+    target = folder / f"build-{uuid.uuid4().hex}"
+    with staged(target) as staging:
+        staging.mkdir()
+        for path in result.artefacts.values():
+            shutil.copyfile(path, staging / path.name)
+            (staging / path.name).chmod(0o444)
+    placed = {role: target / path.name for role, path in result.artefacts.items()}
     return result.model_copy(update={"artefacts": placed})
 
 

@@ -129,13 +129,16 @@ def judge(
     the job is left.
     """
     zygotes = kills = 0
-    reuse = True
+    deadline: float | None = None
     while True:
-        job = _Job(machine, request, progress, cancellation, last=kills + 1 == _KILLS, reuse=reuse)
+        job = _Job(
+            machine, request, progress, cancellation, last=kills + 1 == _KILLS, deadline=deadline
+        )
         try:
             _run(job)
         except _Stale:
-            reuse = False
+            # It has no more time than it had.
+            deadline = job.deadline
             continue
         except ZygoteLost as error:
             # The machinery failed, no kernel: the job begins again.
@@ -195,12 +198,12 @@ class _Job:
         cancellation: Cancellation,
         *,
         last: bool,
-        reuse: bool,
+        deadline: float | None = None,
     ) -> None:
+        """`deadline` is that of the job as it was begun before, for which the reference was not
+        given a new runner."""
         self.last = last
         """Whether it does not begin again where something kills its runner or builder."""
-        self._reuse = reuse
-        """Whether the reference may have a runner that ran it before."""
         self._machine = machine
         self._request = request
         self._progress = progress
@@ -208,7 +211,7 @@ class _Job:
         self._turn = Turn(machine.lease, machine.quiet, cancellation)
         self._away = 0.0
         """Seconds for which its turn was given up."""
-        self._deadline = time.monotonic() + request.timeout
+        self._deadline = time.monotonic() + request.timeout if deadline is None else deadline
         self._seed = request.seed if request.seed is not None else draw()
         candidate = SideReport()
         reference = None
@@ -240,6 +243,11 @@ class _Job:
             )
             self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
+
+    @property
+    def deadline(self) -> float:
+        """When its time is over, by `time.monotonic`."""
+        return self._deadline
 
     def run(self, stack: ExitStack) -> None:
         """All phases. Raises `_Stop` where the job is decided early."""
@@ -294,8 +302,8 @@ class _Job:
         except RunnerFault as fault:
             contender.failed = True
             self._cancellation.check()
-            if contender.report.reused and fault.kind is not FaultKind.TIMEOUT:
-                raise _Stale from fault
+            if contender.report.reused:
+                self._refuse(contender, fault)
             if isinstance(fault, Killed) and not self.last:
                 raise
             self._fail(
@@ -363,7 +371,7 @@ class _Job:
         begun: list[tuple[_Contender, int]] = []
         for contender in self._contenders:
             key = self._key(contender)
-            session = self._machine.runners.take_resting(key) if key and self._reuse else None
+            session = self._machine.runners.take_resting(key) if key is not None else None
             if session is None:
                 with self._not_charged():
                     session = self._machine.open_session(contender.kernel)
@@ -403,10 +411,21 @@ class _Job:
         if self._cancellation.asked:
             with suppress(ZygoteLost):
                 session.runner.child.kill()
-        if key is None or contender.failed or self._cancellation.asked:
+        # Until something else is known, the verdict is that the judge has failed.
+        unclear = self.report.verdict is Verdict.INTERNAL_ERROR or contender.failed
+        if key is None or unclear or self._cancellation.asked:
             self._machine.runners.retire(session)
         else:
             self._machine.runners.rest(key, session)
+
+    def _refuse(self, contender: _Contender, fault: RunnerFault) -> None:
+        """A reference failed in a runner that had run it before: it is not told of what may not be
+        its own doing, unless there is no time left to find out."""
+        key = self._key(contender)
+        if key is not None:
+            self._machine.runners.refuse(key)
+        if fault.kind is not FaultKind.TIMEOUT:
+            raise _Stale from fault
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
         runner = contender.session.runner
@@ -415,13 +434,16 @@ class _Job:
             contender.kernel, runner.child.scratch / "triton"
         )
         kernel = contender.kernel.model_copy(update={"io": for_runner(contender.kernel.io)})
+        built = [place(result, runner.child.scratch) for result in contender.built]
+        # One that rested stands still until its folder is as it is to be.
+        runner.child.thaw()
         return runner.begin(
             Load,
             deadline=self._deadline,
             kernel=kernel,
             side=contender.side,
             seed=derive(self._seed, "load"),
-            built=[place(result, runner.child.scratch) for result in contender.built],
+            built=built,
             init_inputs=init_inputs,
         )
 
@@ -616,19 +638,20 @@ class _Job:
         parameters = inputs.parameters
         layout_key = inputs.layout_key()
         if session.attached != layout_key:
-            session.placements, size = layout(
+            placements, size = layout(
                 [(parameter.dtype, parameter.shape, parameter.strides) for parameter in parameters]
             )
-            session.region = session.transport.region(size)
+            region = session.transport.region(size)
             session.runner.ask(
                 Attach,
                 Attached,
                 deadline=self._deadline,
-                descriptors=session.region.descriptors,
-                region=session.region.region,
-                slots=[SlotLayout(arguments=inputs.tree, placements=session.placements)],
+                descriptors=region.descriptors,
+                region=region.region,
+                slots=[SlotLayout(arguments=inputs.tree, placements=placements)],
                 names=inputs.names,
             )
+            session.region, session.placements = region, placements
             session.attached = layout_key
         if session.region is None:
             raise RuntimeError("no region was made")

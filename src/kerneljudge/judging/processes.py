@@ -419,12 +419,21 @@ class Child:
         os.close(self._output)
         os.close(self._pidfd)
         self._zygote.forget(self.pid)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        try:
+            _remove(self.scratch)
+        except OSError as error:
+            print(f"a runner's folder is left behind: {error}", file=sys.stderr)
 
     def protocol_error(self, message: str) -> RunnerFault:
         """Kills the process, whose answer is none."""
         self.kill()
         return RunnerFault(FaultKind.PROTOCOL_ERROR, message)
+
+    @property
+    def has_children(self) -> bool:
+        """Whether there are processes that it started. Of those that lost their parent, the zygote
+        lets none live."""
+        return bool(orphans.children(self.pid))
 
     def clear(self) -> None:
         """Forgets what a frozen process printed, and empties its folder."""
@@ -432,11 +441,7 @@ class Child:
             pass
         self._printed = 0
         self._tail = b""
-        for entry in self.scratch.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        _remove(*self.scratch.iterdir())
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -618,6 +623,22 @@ class RunnerProcess:
         """Ends it."""
         self.build = None
         self.child.close()
+
+
+def _remove(*paths: Path) -> None:
+    """Removes what submitted code has made, however deep its folders are.
+
+    Raises `OSError` where it cannot be.
+    """
+    done = subprocess.run(
+        ["rm", "-rf", "--one-file-system", "--", *paths],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise OSError(done.stderr.strip())
 
 
 def _end_orphans() -> None:

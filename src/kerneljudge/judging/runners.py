@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +27,7 @@ _KEEPERS = 3
 GPU, and lets every other call wait meanwhile: more of them would only slow the jobs down."""
 _MAX_FAILURES = 3
 _RECENT = 16
+_MOST_STALE = 1024
 _REST_SECONDS = 60.0
 """After which a runner that nobody asked for again ends."""
 _PREPARATIONS: tuple[Preparation, ...] = get_args(Preparation)
@@ -79,6 +81,8 @@ class Runners:
         self._recent: deque[Preparation] = deque(_PREPARATIONS, maxlen=_RECENT)
         self._resting: list[_Resting] = []
         """The longest unused first."""
+        self._stale: dict[str, None] = {}
+        """References that fail in a runner that has run them, the latest last."""
         self._chores: deque[Callable[[], None]] = deque()
         """What is to be done about used runners, when nothing is timed."""
         self._undone = 0
@@ -123,15 +127,17 @@ class Runners:
             runner.close()
 
     def take_resting(self, key: str) -> Session | None:
-        """A runner that has run the reference of this key before, if one rests."""
+        """A runner that has run the reference of this key before, if one rests. It is frozen."""
         while True:
             with self._work:
+                if key in self._stale:
+                    self._wake([rest for rest in self._resting if rest.key == key])
                 found = next((rest for rest in reversed(self._resting) if rest.key == key), None)
                 if found is None:
                     return None
                 self._resting.remove(found)
             if found.session.runner.child.alive:
-                found.session.resume()
+                found.session.jobs += 1
                 return found.session
             self.retire(found.session)
 
@@ -144,19 +150,28 @@ class Runners:
 
     def rest(self, key: str, session: Session) -> None:
         """Has a runner that ran a reference rest, until it is asked for again or makes room for
-        others."""
+        others. It is frozen at once."""
+        session.runner.child.freeze()
         with self._work:
-            if self._references and session.may_rest:
+            if self._references and key not in self._stale and session.may_rest:
                 # The next job may wait for it.
                 self._put(partial(self._lay_to_rest, key, session), first=True)
                 return
         self.retire(session)
 
+    def refuse(self, key: str) -> None:
+        """Lets no runner rest any more that ran this reference, which failed in one that had."""
+        with self._work:
+            self._stale[key] = None
+            while len(self._stale) > _MOST_STALE:
+                del self._stale[next(iter(self._stale))]
+
     def make_room(self) -> None:
         """Returns when the memory of all that rests or has retired is given back."""
         with self._work:
-            self._wake(self._resting)
-            self._work.wait_for(lambda: not self._undone)
+            while self._resting or self._undone:
+                self._wake(self._resting)
+                self._work.wait_for(lambda: not self._undone)
 
     def discard(self) -> None:
         """Closes those that stand by or rest, whose zygote has ended."""
@@ -259,6 +274,9 @@ class Runners:
         try:
             with self._quiet.disturbing():
                 chore()
+        except Exception:
+            # Submitted code is behind it; whoever does the chores goes on.
+            traceback.print_exc()
         finally:
             with self._work:
                 self._undone -= 1
@@ -268,7 +286,7 @@ class Runners:
         try:
             used.close()
         except (CudaError, OSError) as error:
-            print(f"a runner's memory could not be given back: {error}", file=sys.stderr)
+            print(f"what a runner held could not be given back: {error}", file=sys.stderr)
 
     def _lay_to_rest(self, key: str, session: Session) -> None:
         try:

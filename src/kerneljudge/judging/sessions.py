@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 import time
 from dataclasses import dataclass, field
 
-from kerneljudge.judging.processes import RunnerProcess
+from kerneljudge.judging.processes import RunnerFault, RunnerProcess
 from kerneljudge.judging.tensors import Transport
+from kerneljudge.languages.python_source import PythonSource
 from kerneljudge.runtime.memory import OwnedRegion
 from kerneljudge.runtime.messages import Placement, Rest, Rested
-from kerneljudge.schema import KernelCode, KernelType
+from kerneljudge.schema import FaultKind, KernelCode, KernelType
 
 __all__ = ["Session", "reference_key"]
 
-_REST_SECONDS = 10.0
+_REST_SECONDS = 1.0
 _MOST_JOBS = 256
 _MOST_SHARED_BYTES = 2**30
+_MOST_REGIONS = 4
 
 _RELOADABLE = (KernelType.TORCH, KernelType.TRITON, KernelType.CUDA)
 """Those whose source may be loaded twice in a process; compiled extensions register themselves."""
-_LEAVES_TRACES = re.compile(
-    r"""
-    \b(set_(?!to_none)\w+|backends|library|custom_op|compile|environ|globals|setattr|sys|os
-    |ctypes|gc|atexit|threading|Thread|\w*cache\w*|import_module|__\w*(?<!__init)__
-    |register_(?!buffer\b|parameter\b)\w+)\b
-    |(?<![.\w])(exec|eval)\s*\(
-    |^\s*(torch|triton|tl|nn|F|np|numpy)(\.\w+)+\s*=(?!=)
-    """,
-    re.VERBOSE | re.MULTILINE,
+_MODULES = frozenset(
+    {
+        "__future__",
+        "collections",
+        "dataclasses",
+        "einops",
+        "enum",
+        "functools",
+        "itertools",
+        "math",
+        "numpy",
+        "operator",
+        "random",
+        "torch",
+        "triton",
+        "typing",
+    }
 )
-"""What a source has in it that may change its process for longer than its module lives. One that
-hides it changes the process for itself alone: no other source runs there."""
+"""What a source may import."""
+_LEAVES_TRACES = re.compile(
+    r"set_(?!to_none$)\w*|register_(?!buffer$|parameter$)\w*|backends|library|custom_op|compile"
+    r"|multiprocessing|utils|ops|classes|hub|overrides|testing|sys|os|builtins|importlib|subprocess"
+    r"|threading|signal|gc|ctypes|types|inspect|warnings|atexit|weakref"
+    r"|setattr|delattr|getattr|globals|vars|locals|exec|open|breakpoint|input"
+)
+"""Names, of attributes too, of what may change a process for longer than a module lives."""
 
 
 def reference_key(kernel: KernelCode) -> str | None:
@@ -40,11 +57,46 @@ def reference_key(kernel: KernelCode) -> str | None:
 
     None for one whose runner may not serve a second job.
     """
-    if kernel.kernel_type not in _RELOADABLE or (
-        kernel.kernel_type is not KernelType.CUDA and _LEAVES_TRACES.search(kernel.source_code)
-    ):
+    if kernel.kernel_type not in _RELOADABLE:
+        return None
+    if kernel.kernel_type is not KernelType.CUDA and not _leaves_no_trace(kernel.source_code):
         return None
     return hashlib.sha256(kernel.model_dump_json().encode()).hexdigest()
+
+
+def _leaves_no_trace(text: str) -> bool:
+    """Whether a source changes nothing that outlives its module, as far as it can be read.
+
+    One that hides it changes its own process alone: no other source runs there.
+    """
+    source = PythonSource.parse(text)
+    if source is None:
+        return False
+    return all(_is_harmless(node) for node in ast.walk(source.tree))
+
+
+def _is_harmless(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return all(name.name.split(".")[0] in _MODULES for name in node.names) and all(
+            not _LEAVES_TRACES.fullmatch(part)
+            for name in node.names
+            for part in name.name.split(".")
+        )
+    if isinstance(node, ast.ImportFrom):
+        parts = [*(node.module or "").split("."), *(name.name for name in node.names)]
+        return parts[0] in _MODULES and not any(map(_LEAVES_TRACES.fullmatch, parts))
+    if isinstance(node, ast.Name):
+        dunder = node.id.startswith("__") and node.id.endswith("__")
+        return not dunder and node.id != "eval" and not _LEAVES_TRACES.fullmatch(node.id)
+    if isinstance(node, ast.Attribute):
+        own = isinstance(node.value, ast.Name) and node.value.id == "self"
+        if not isinstance(node.ctx, ast.Load):
+            return own
+        initialises = node.attr == "__init__"
+        return (own or initialises or not node.attr.startswith("_")) and not (
+            _LEAVES_TRACES.fullmatch(node.attr)
+        )
+    return True
 
 
 @dataclass
@@ -69,24 +121,24 @@ class Session:
             self.runner.asked == 0
             and self.runner.child.alive
             and self.jobs + 1 < _MOST_JOBS
-            and (self.region is None or self.region.region.size <= _MOST_SHARED_BYTES)
+            and self.transport.regions <= _MOST_REGIONS
+            and self.transport.shared_bytes <= _MOST_SHARED_BYTES
         )
 
     def rest(self) -> None:
-        """Has the runner let go of its kernel, and freezes it.
+        """Has the frozen runner let go of its kernel, and freezes it again.
 
         Raises `RunnerFault` or `OSError` where that fails: the runner is of no use any more.
         """
         self.transport.rest()
         self.runner.build = None
+        self.runner.child.thaw()
         self.runner.ask(Rest, Rested, deadline=time.monotonic() + _REST_SECONDS)
         self.runner.child.freeze()
+        if self.runner.child.has_children:
+            # They may have left its group, and would go on beside the next measurements.
+            raise RunnerFault(FaultKind.CRASHED, "the reference left processes behind")
         self.runner.child.clear()
-
-    def resume(self) -> None:
-        """Has it go on with a further job."""
-        self.jobs += 1
-        self.runner.child.thaw()
 
     def close(self) -> None:
         """Ends the runner, then gives back what it shared: memory that another process has opened

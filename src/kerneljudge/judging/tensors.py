@@ -130,6 +130,16 @@ class Transport:
             return DeviceRegion(size, self._device)
         return HostRegion(size, name)
 
+    @property
+    def regions(self) -> int:
+        """How many there are."""
+        return len(self._regions)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What they take of memory."""
+        return sum(region.region.size for region in self._regions)
+
     def rest(self) -> None:
         """Closes what was imported, before the runner frees it; regions stay."""
         self._imported.close()

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kerneljudge.building import mark_used
+from kerneljudge.judging.staging import staged
 from kerneljudge.schema import KernelCode
 
 __all__ = ["TritonCache"]
@@ -45,10 +46,8 @@ class TritonCache:
         if not kept.is_dir():
             return False
         mark_used(kept)
-        owner = folder.parent.stat()
-        shutil.copytree(kept, folder)
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, owner.st_uid, owner.st_gid)
+        with staged(folder) as staging:
+            shutil.copytree(kept, staging)
         return True
 
     def harvest(self, kernel: KernelCode, folder: Path) -> bool:

@@ -87,6 +87,9 @@ class LoadedKernel(ABC):
         """The source's own inputs (`get_inputs()`), or None where it defines none."""
         return None
 
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Lets go of what would outlive it in its process."""
+
 
 class Language(ABC):
     """One kernel type."""

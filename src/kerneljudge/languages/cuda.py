@@ -74,6 +74,12 @@ class LoadedCuda(LoadedKernel):
         self._check_block()
         self._reserve_shared_memory()
 
+    def close(self) -> None:
+        """Unloads the module, with its code and its global variables."""
+        from cuda.bindings import driver
+
+        _call(driver.cuModuleUnload, self._module, what="unloading the cubin")
+
     def __call__(self, arguments: Sequence[Any]) -> None:
         """Launches the kernel; it writes into the contract's output tensors."""
         import torch

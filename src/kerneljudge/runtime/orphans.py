@@ -18,9 +18,9 @@ def adopt() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def children() -> list[int]:
-    """The living and dead children of this process, from /proc."""
-    me = os.getpid()
+def children(parent: int | None = None) -> list[int]:
+    """The living and dead children of a process, this one by default, from /proc."""
+    parent = os.getpid() if parent is None else parent
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
@@ -30,7 +30,7 @@ def children() -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         # The name, in parentheses, may hold anything; the parent's number is two fields after it.
-        if int(stat.rpartition(b")")[2].split()[1]) == me:
+        if int(stat.rpartition(b")")[2].split()[1]) == parent:
             found.append(int(entry.name))
     return found
 

@@ -29,6 +29,7 @@ from kerneljudge.languages.base import (
     Refusal,
     Unsupported,
 )
+from kerneljudge.languages.python_module import module_name
 from kerneljudge.runtime.channel import CHANNEL_DESCRIPTOR, Channel, ChannelClosed
 from kerneljudge.runtime.memory import CudaError, OpenRegion, export
 from kerneljudge.runtime.messages import (
@@ -52,6 +53,7 @@ from kerneljudge.runtime.messages import (
     Rest,
     Rested,
     Run,
+    SlotLayout,
     ToRunner,
     Waiting,
 )
@@ -136,6 +138,8 @@ class Runner:
         self._languages = languages
         self._request = 0
         self._kernel: LoadedKernel | None = None
+        self._source = ""
+        self._attached: tuple[OpenRegion, list[SlotLayout]] | None = None
         self._slots: list[_Slot] = []
         self._names: list[str] | None = None
         self._tensors: list[torch.Tensor] = []
@@ -185,6 +189,7 @@ class Runner:
         self._synchronize()
         kernel.input_names = self._names
         self._kernel = kernel
+        self._source = request.kernel.source_code
         init_inputs: Value | None = None
         if kernel.init_inputs is not None:
             init_inputs, tensors = strip(kernel.init_inputs, _is_tensor)
@@ -223,8 +228,17 @@ class Runner:
     def _attach(self, request: Attach) -> Attached:
         region = OpenRegion(request.region, self._channel.take_descriptors(), self._device)
         self._names = self._loaded.input_names = request.names
+        self._attached = region, request.slots
+        self._lay_out()
+        return Attached(request=request.request)
+
+    def _lay_out(self) -> None:
+        """Makes the arguments of every slot, whatever a kernel did to those that it had."""
         self._slots = []
-        for slot in request.slots:
+        if self._attached is None:
+            return
+        region, layouts = self._attached
+        for slot in layouts:
             tensors = [region.tensor(placement) for placement in slot.placements]
             pointers = {
                 (tensor.data_ptr(), tuple(tensor.shape)): index
@@ -232,7 +246,6 @@ class Runner:
                 if tensor.numel()
             }
             self._slots.append(_Slot(region, restore(slot.arguments, tensors), pointers))
-        return Attached(request=request.request)
 
     def _run(self, request: Run) -> Ran:
         slot = self._slots[request.slot]
@@ -281,8 +294,12 @@ class Runner:
         )
 
     def _rest(self, request: Rest) -> Rested:
+        if self._kernel is not None:
+            self._kernel.close()
         self._kernel = None
+        sys.modules.pop(module_name(self._source), None)
         self._tensors = []
+        self._lay_out()
         gc.collect()
         self._synchronize()
         if self._device.type == "cuda":

@@ -16,7 +16,7 @@ import signal
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +37,8 @@ _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 _CLONE_NEWUSER = 0x10000000
 _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 4, 32, 4096, 16384, 1 << 18
+_KEPT_MOUNT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
+"""The same bits as mount(2) has for them."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
@@ -120,7 +122,9 @@ def hide_gpus(visible: str | None) -> SandboxLayer:
     for node in others:
         # On a file system of its own on which devices cannot be opened.
         error = error or _mount(node, node, _MS_BIND)
-        error = error or _mount(None, node, _MS_BIND | _MS_REMOUNT | _MS_NODEV)
+        # What else the file system is mounted with must stay, in a user namespace.
+        kept = os.statvfs(node).f_flag & _KEPT_MOUNT_FLAGS
+        error = error or _mount(None, node, _MS_BIND | _MS_REMOUNT | _MS_NODEV | kept)
     return _layer(name, error)
 
 
@@ -291,16 +295,43 @@ def _unshare(namespaces: int) -> str | None:
 
     None on success, else the reason why not.
     """
-    user, group = os.getuid(), os.getgid()
-    if user == 0:
+    if os.getuid() == 0:
         return _call(_libc.unshare, namespaces)
+    # A process that has the namespace, and may not map its user into it, is of no use any more.
+    return _in_a_child(lambda: _enter_user_namespace(namespaces)) or _enter_user_namespace(
+        namespaces
+    )
+
+
+def _enter_user_namespace(namespaces: int) -> str | None:
+    user, group = os.getuid(), os.getgid()
     error = _call(_libc.unshare, _CLONE_NEWUSER | namespaces)
-    if error is None:
+    if error is not None:
+        return error
+    try:
         # The same ids inside, so that files keep their owner; nothing else is mapped.
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-    return error
+    except OSError as refused:
+        return f"user namespace: {refused.strerror}"
+    return None
+
+
+def _in_a_child(attempt: Callable[[], str | None]) -> str | None:
+    """What an attempt comes to in a process of its own."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, (attempt() or "").encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as stream:
+        reason = stream.read()
+    os.waitpid(child, 0)
+    return reason or None
 
 
 def _gpu_nodes() -> dict[str, Path]:
