@@ -12,7 +12,6 @@ from functools import partial
 import torch
 
 from kerneljudge.building import BuildResult
-from kerneljudge.contract import IOContract
 from kerneljudge.judging.builds import place
 from kerneljudge.judging.cancellation import Cancellation, Cancelled
 from kerneljudge.judging.correctness import (
@@ -62,6 +61,7 @@ from kerneljudge.schema import (
     Side,
     SideReport,
     Verdict,
+    memory_bytes,
 )
 from kerneljudge.timing import summarize
 
@@ -213,20 +213,15 @@ class _Job:
         """Seconds for which its turn was given up."""
         self._deadline = time.monotonic() + request.timeout if deadline is None else deadline
         self._seed = request.seed if request.seed is not None else draw()
-        candidate = SideReport()
-        reference = None
-        self._contenders: list[_Contender] = []
-        if isinstance(request, CompareRequest):
-            reference = SideReport()
-            self._contenders.append(_Contender("reference", request.ref_kernel, reference))
-            self._contenders.append(_Contender("candidate", request.custom_kernel, candidate))
-        else:
-            self._contenders.append(_Contender("candidate", request.kernel, candidate))
+        reports = {side: SideReport() for side in request.kernels}
+        self._contenders = [
+            _Contender(side, kernel, reports[side]) for side, kernel in request.kernels.items()
+        ]
         self.report = JobReport(
             verdict=Verdict.INTERNAL_ERROR,
             phase=Phase.READ,
-            candidate=candidate,
-            reference=reference,
+            candidate=reports["candidate"],
+            reference=reports.get("reference"),
             seed=self._seed,
             transport=machine.transport,
             transport_reason=machine.transport_reason,
@@ -265,6 +260,7 @@ class _Job:
         with self._phase(Phase.LOAD):
             self._load(stack)
         with self._phase(Phase.CHECK):
+            self._check_size()
             self._check()
         with self._phase(Phase.PROFILE):
             self._profile()
@@ -578,8 +574,6 @@ class _Job:
         reference's values; without a contract it gets the reference's arguments.
         """
         machine, contract = self._machine, contender.kernel.io
-        if contract is not None and trial == 0:
-            self._check_size(contract)
         if given is not None:
             if contract is None:
                 lent = lend(given, self._contenders[0].kernel.kernel_type)
@@ -609,7 +603,6 @@ class _Job:
             lacking = fault.kind is FaultKind.RUNTIME_ERROR and fault.traceback is None
             if not lacking or not others or others[0].io is None:
                 raise
-            self._check_size(others[0].io)
             inputs, _ = from_contract(others[0].io, machine.device, self._seed, trial, None)
             return lend(inputs, others[0].kernel_type)
         inputs = from_made(made, self._collect(contender, made.tensors))
@@ -619,12 +612,9 @@ class _Job:
             }
         return inputs
 
-    def _check_size(self, contract: IOContract) -> None:
-        """Raises `_TooLarge` before the judge itself runs out of memory.
-
-        The tensors of a contract exist once for the judge, and once for each kernel.
-        """
-        needed = contract.nbytes * (1 + len(self._contenders))
+    def _check_size(self) -> None:
+        """Raises `_TooLarge` before the judge itself runs out of memory."""
+        needed = memory_bytes(self._request)
         room = self._machine.max_result_bytes
         if needed > room:
             raise _TooLarge(

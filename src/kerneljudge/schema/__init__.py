@@ -8,6 +8,7 @@ from kerneljudge.schema.kernel import (
     KernelOptions,
     KernelType,
     MultiKernelOptions,
+    Side,
     TorchCudaOptions,
     TorchOptions,
     TritonOptions,
@@ -18,6 +19,7 @@ from kerneljudge.schema.requests import (
     EvaluateRequest,
     JobRequest,
     LegacyCompareRequest,
+    memory_bytes,
 )
 from kerneljudge.schema.verdict import (
     GPU_TYPES,
@@ -32,7 +34,6 @@ from kerneljudge.schema.verdict import (
     OutputReport,
     Phase,
     RuntimeStats,
-    Side,
     SideReport,
     Verdict,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "TritonOptions",
     "Verdict",
     "load_from_file",
+    "memory_bytes",
     "save_to_file",
     "to_json",
 ]

@@ -17,6 +17,7 @@ __all__ = [
     "KernelOptions",
     "KernelType",
     "MultiKernelOptions",
+    "Side",
     "SourceCode",
     "TorchCudaOptions",
     "TorchOptions",
@@ -25,6 +26,9 @@ __all__ = [
 
 
 _MAX_METADATA: Final = 64 * 1024
+
+Side = Literal["reference", "candidate"]
+"""Which of a comparison's kernels; the sole one of an evaluation is its candidate."""
 
 
 class KernelType(StrEnum):

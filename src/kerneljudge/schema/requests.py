@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from kerneljudge.schema.base import Closed
-from kerneljudge.schema.kernel import KernelCode, KernelType, SourceCode
+from kerneljudge.schema.kernel import KernelCode, KernelType, Side, SourceCode
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -15,6 +15,7 @@ __all__ = [
     "EvaluateRequest",
     "JobRequest",
     "LegacyCompareRequest",
+    "memory_bytes",
 ]
 
 DEFAULT_TOLERANCE = 1e-2
@@ -45,6 +46,11 @@ class EvaluateRequest(_Measured):
     kernel: KernelCode
     """The kernel."""
 
+    @property
+    def kernels(self) -> dict[Side, KernelCode]:
+        """All kernels."""
+        return {"candidate": self.kernel}
+
 
 class CompareRequest(_Measured):
     """Check a candidate against a reference, and time both."""
@@ -60,6 +66,11 @@ class CompareRequest(_Measured):
     exact_integers: bool | None = None
     """Whether integer outputs must be equal, whatever the tolerances; if unset, they must unless a
     tolerance is set."""
+
+    @property
+    def kernels(self) -> dict[Side, KernelCode]:
+        """All kernels, the reference first."""
+        return {"reference": self.ref_kernel, "candidate": self.custom_kernel}
 
 
 class LegacyCompareRequest(Closed):
@@ -87,3 +98,10 @@ class LegacyCompareRequest(Closed):
 
 
 JobRequest = EvaluateRequest | CompareRequest
+
+
+def memory_bytes(request: JobRequest) -> int:
+    """Device memory that the contracts' tensors take: once for the judge, once for each kernel."""
+    kernels = request.kernels.values()
+    largest = max((kernel.io.nbytes for kernel in kernels if kernel.io is not None), default=0)
+    return largest * (1 + len(kernels))

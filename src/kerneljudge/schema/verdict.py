@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from kerneljudge.schema.base import Closed
+from kerneljudge.schema.kernel import Side
 
 __all__ = [
     "GPU_TYPES",
@@ -22,7 +23,6 @@ __all__ = [
     "OutputReport",
     "Phase",
     "RuntimeStats",
-    "Side",
     "SideReport",
     "Verdict",
 ]
@@ -90,9 +90,6 @@ class Phase(StrEnum):
     """Timed runs."""
     DONE = "done"
     """All of them passed."""
-
-
-Side = Literal["reference", "candidate"]
 
 
 class Fault(Closed):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from types import TracebackType
 from typing import Any, Self
 
-from kerneljudge.schema import CompareRequest, JobRequest, KernelCode, Side
+from kerneljudge.schema import CompareRequest, JobRequest, memory_bytes
 from kerneljudge.service.dispatcher import Dispatcher
 from kerneljudge.service.errors import DatabaseUnusable, Draining, QueueFull, TooMuchMemory
 from kerneljudge.service.evaluator import DeviceState, Evaluator
@@ -306,7 +306,7 @@ class JobService:
 
     def _job(self, submission: Submission) -> Job:
         request = submission.request
-        needed = _memory(request)
+        needed = memory_bytes(request)
         self._check_memory(needed)
         now = self._clock()
         seconds = self._settings.max_deadline
@@ -317,7 +317,7 @@ class JobService:
             kind="compare" if isinstance(request, CompareRequest) else "evaluate",
             kernels={
                 side: SubmittedKernel(kernel.kernel_type, kernel.metadata or {})
-                for side, kernel in _kernels(request).items()
+                for side, kernel in request.kernels.items()
             },
             created_at=now,
             client=submission.client,
@@ -407,16 +407,3 @@ class JobService:
     async def _read_weights(self) -> None:
         if self._weights is not None:
             self._dispatcher.set_weights(await self._weights())
-
-
-def _kernels(request: JobRequest) -> dict[Side, KernelCode]:
-    if isinstance(request, CompareRequest):
-        return {"candidate": request.custom_kernel, "reference": request.ref_kernel}
-    return {"candidate": request.kernel}
-
-
-def _memory(request: JobRequest) -> int:
-    """Device memory that the contracts' tensors take: once for the judge, once for each kernel."""
-    kernels = _kernels(request).values()
-    largest = max((kernel.io.nbytes for kernel in kernels if kernel.io is not None), default=0)
-    return largest * (1 + len(kernels))
