@@ -102,6 +102,10 @@ def test_a_seed_gives_the_same_values_in_a_runner_that_served_before(compare: Co
         "torch.set_default_dtype(torch.float32)",
         "torch.nn.functional.relu = torch.relu",
         "from torch.nn import Linear; Linear.extra_repr = Linear.extra_repr",
+        "from torch.nn.functional import __dict__ as names",
+        "import torch._C as C",
+        "self = torch.nn.Linear; self.calls = 1",
+        "class A(Model):\n    def f(self): self.layer.__class__.calls = 1",
         "L = nn.Linear; L.bias = None",
         "nn.Linear.calls = 1",
         "setattr(nn.Linear, 'calls', 1)",
@@ -113,6 +117,7 @@ def test_a_reference_that_may_change_its_process_has_a_new_one_each_time(
     compare: Compare, source: str
 ) -> None:
     problem = unique("return args[0] + args[1]")
+    again(compare, problem, SUM)
     problem["source_code"] += f"\n{source}\n"
     for _ in range(3):
         judged = compare(problem, SUM)
@@ -140,6 +145,30 @@ def test_a_reference_that_leaves_processes_behind_has_a_new_one_each_time(
     for _ in range(3):
         judged = compare(problem, SUM)
         assert (judged.verdict, judged.reference.reused) == ("accepted", 0)
+
+
+def test_what_a_candidate_leaves_behind_stands_still_when_its_job_has_ended(
+    compare: Compare,
+) -> None:
+    spinning = candidate(
+        """
+        if not started:
+            child = os.fork()
+            if not child:
+                os.setsid()
+                while True:
+                    pass
+            started.append(child)
+            print("child", child, flush=True)
+        return a + b
+        """,
+        top="import os\nstarted = []",
+    )
+    judged = compare(unique("return args[0] + args[1]"), spinning)
+    assert judged.verdict == "accepted"
+    child = int(judged.candidate.stdout.split()[1])
+    stat = Path(f"/proc/{child}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "TZX"
 
 
 def test_what_a_reference_does_to_its_arguments_is_undone_for_the_next_comparison(

@@ -113,7 +113,7 @@ class Runner:
 
     def __init__(self, preparation: str) -> None:
         self.preparation = preparation
-        self.child = SimpleNamespace(alive=True)
+        self.child = SimpleNamespace(alive=True, kill=lambda: None)
         self.made_by = threading.current_thread().name
         self.closed = threading.Event()
 

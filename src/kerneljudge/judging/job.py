@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NoReturn
 
 import torch
 
@@ -129,16 +130,11 @@ def judge(
     the job is left.
     """
     zygotes = kills = 0
-    deadline: float | None = None
     while True:
-        job = _Job(
-            machine, request, progress, cancellation, last=kills + 1 == _KILLS, deadline=deadline
-        )
+        job = _Job(machine, request, progress, cancellation, last=kills + 1 == _KILLS)
         try:
             _run(job)
         except _Stale:
-            # It has no more time than it had.
-            deadline = job.deadline
             continue
         except ZygoteLost as error:
             # The machinery failed, no kernel: the job begins again.
@@ -198,10 +194,7 @@ class _Job:
         cancellation: Cancellation,
         *,
         last: bool,
-        deadline: float | None = None,
     ) -> None:
-        """`deadline` is that of the job as it was begun before, for which the reference was not
-        given a new runner."""
         self.last = last
         """Whether it does not begin again where something kills its runner or builder."""
         self._machine = machine
@@ -211,7 +204,7 @@ class _Job:
         self._turn = Turn(machine.lease, machine.quiet, cancellation)
         self._away = 0.0
         """Seconds for which its turn was given up."""
-        self._deadline = time.monotonic() + request.timeout if deadline is None else deadline
+        self._deadline = time.monotonic() + request.timeout
         self._seed = request.seed if request.seed is not None else draw()
         reports = {side: SideReport() for side in request.kernels}
         self._contenders = [
@@ -238,11 +231,6 @@ class _Job:
             )
             self.report.atol, self.report.rtol = self._tolerance.atol, self._tolerance.rtol
             self.report.exact_integers = self._tolerance.exact_integers
-
-    @property
-    def deadline(self) -> float:
-        """When its time is over, by `time.monotonic`."""
-        return self._deadline
 
     def run(self, stack: ExitStack) -> None:
         """All phases. Raises `_Stop` where the job is decided early."""
@@ -299,7 +287,7 @@ class _Job:
             contender.failed = True
             self._cancellation.check()
             if contender.report.reused:
-                self._refuse(contender, fault)
+                self._begin_again(contender, fault)
             if isinstance(fault, Killed) and not self.last:
                 raise
             self._fail(
@@ -414,14 +402,13 @@ class _Job:
         else:
             self._machine.runners.rest(key, session)
 
-    def _refuse(self, contender: _Contender, fault: RunnerFault) -> None:
-        """A reference failed in a runner that had run it before: it is not told of what may not be
-        its own doing, unless there is no time left to find out."""
+    def _begin_again(self, contender: _Contender, fault: RunnerFault) -> NoReturn:
+        """A reference failed in a runner that had run it before: that may not be its own doing.
+        Unless something else killed the runner, it has a new one each time from here on."""
         key = self._key(contender)
-        if key is not None:
+        if key is not None and not isinstance(fault, Killed):
             self._machine.runners.refuse(key)
-        if fault.kind is not FaultKind.TIMEOUT:
-            raise _Stale from fault
+        raise _Stale from fault
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:
         runner = contender.session.runner
@@ -464,7 +451,14 @@ class _Job:
         self.report.phase_seconds[Phase.BUILD] += back - left - waited
         self._note_build(contender, result)
         if result.ok:
-            result = place(result, runner.child.scratch)
+            try:
+                result = place(result, runner.child.scratch)
+            except OSError as error:
+                raise RunnerFault(
+                    FaultKind.RUNTIME_ERROR,
+                    f"what was built cannot be put into its folder: {error.strerror}",
+                    hint="Leave the folder that the kernel runs in as it is.",
+                ) from error
         return Built(request=message.request, result=result), waited
 
     def _finish_load(self, contender: _Contender, number: int) -> Value | None:
@@ -549,8 +543,20 @@ class _Job:
         return outputs
 
     def _keep_compiled(self, contender: _Contender) -> None:
-        folder = contender.session.runner.child.scratch / "triton"
-        compiled = self._machine.triton_cache.harvest(contender.kernel, folder)
+        child = contender.session.runner.child
+        folder = child.scratch / "triton"
+        # Nothing may change under the judge's hands while it reads what submitted code wrote.
+        child.freeze()
+        try:
+            compiled = self._machine.triton_cache.harvest(contender.kernel, folder)
+        except OSError as error:
+            contender.report.notes = [
+                *contender.report.notes,
+                f"what Triton compiled could not be kept: {error.strerror}",
+            ]
+            return
+        finally:
+            child.thaw()
         build = contender.report.build
         if build is not None and build.way == "jit":
             build.cached = contender.restored and not compiled

@@ -395,12 +395,21 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stops it with everything that it started, until `thaw`: it uses no CPU, and gives the
-        device nothing new to do."""
+        """Stops it with everything that it started: it uses no CPU, and gives the device nothing
+        new to do."""
         self._signal(signal.SIGSTOP)
+        stopped: set[int] = set()
+        while running := orphans.descendants(self.pid) - stopped:
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped |= running
 
     def thaw(self) -> None:
-        """Has a frozen process go on."""
+        """Has a frozen process go on, with everything that it started."""
+        for pid in orphans.descendants(self.pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGCONT)
         self._signal(signal.SIGCONT)
 
     def kill(self) -> int | None:
@@ -626,19 +635,22 @@ class RunnerProcess:
 
 
 def _remove(*paths: Path) -> None:
-    """Removes what submitted code has made, however deep its folders are.
+    """Removes what submitted code has made, however deep its folders are, and however closed.
 
     Raises `OSError` where it cannot be.
     """
-    done = subprocess.run(
-        ["rm", "-rf", "--one-file-system", "--", *paths],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    remove = ["rm", "-rf", "--one-file-system", "--", *map(str, paths)]
+    done = subprocess.run(remove, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
-        raise OSError(done.stderr.strip())
+        subprocess.run(
+            ["chmod", "-R", "u+rwX", "--", *map(str, paths)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        done = subprocess.run(remove, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        raise OSError(done.stderr.decode(errors="replace").strip()[:1000])
 
 
 def _end_orphans() -> None:

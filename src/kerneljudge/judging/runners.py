@@ -146,7 +146,7 @@ class Runners:
         stand by. Until then it is frozen."""
         session.runner.child.freeze()
         with self._work:
-            self._put(partial(self._bury, session))
+            self._put(partial(self._bury, session.runner, session))
 
     def rest(self, key: str, session: Session) -> None:
         """Has a runner that ran a reference rest, until it is asked for again or makes room for
@@ -209,7 +209,7 @@ class Runners:
         """Ends some that rest."""
         for rest in list(resting):
             self._resting.remove(rest)
-            self._put(partial(self._bury, rest.session))
+            self._put(partial(self._bury, rest.session.runner, rest.session))
 
     def _new(self, preparation: Preparation) -> RunnerProcess:
         runner = RunnerProcess.start(self._zygote(), preparation, self._quiet.disturbing)
@@ -272,8 +272,7 @@ class Runners:
 
     def _do(self, chore: Callable[[], None]) -> None:
         try:
-            with self._quiet.disturbing():
-                chore()
+            chore()
         except Exception:
             # Submitted code is behind it; whoever does the chores goes on.
             traceback.print_exc()
@@ -282,18 +281,26 @@ class Runners:
                 self._undone -= 1
                 self._work.notify_all()
 
-    def _bury(self, used: Session | RunnerProcess) -> None:
+    def _bury(self, runner: RunnerProcess, session: Session | None = None) -> None:
         try:
-            used.close()
-        except (CudaError, OSError) as error:
+            with self._quiet.disturbing():
+                if session is not None:
+                    session.end()
+                else:
+                    runner.child.kill()
+        except (CudaError, OSError, ZygoteLost) as error:
             print(f"what a runner held could not be given back: {error}", file=sys.stderr)
+        # Its folder may be large, and disturbs nobody.
+        runner.close()
 
     def _lay_to_rest(self, key: str, session: Session) -> None:
         try:
-            session.rest()
-        except (RunnerFault, ZygoteLost, CudaError, OSError):
+            with self._quiet.disturbing():
+                session.rest()
+            session.runner.child.clear()
+        except Exception:
             # What does not do what it is told must end; no job is concerned any more.
-            self._bury(session)
+            self._bury(session.runner, session)
             return
         with self._work:
             self._resting.append(_Resting(key, session, time.monotonic()))

@@ -27,7 +27,10 @@ _RELOADABLE = (KernelType.TORCH, KernelType.TRITON, KernelType.CUDA)
 _MODULES = frozenset(
     {
         "__future__",
+        "abc",
         "collections",
+        "contextlib",
+        "copy",
         "dataclasses",
         "einops",
         "enum",
@@ -37,6 +40,7 @@ _MODULES = frozenset(
         "numpy",
         "operator",
         "random",
+        "time",
         "torch",
         "triton",
         "typing",
@@ -44,12 +48,17 @@ _MODULES = frozenset(
 )
 """What a source may import."""
 _LEAVES_TRACES = re.compile(
-    r"set_(?!to_none$)\w*|register_(?!buffer$|parameter$)\w*|backends|library|custom_op|compile"
-    r"|multiprocessing|utils|ops|classes|hub|overrides|testing|sys|os|builtins|importlib|subprocess"
-    r"|threading|signal|gc|ctypes|types|inspect|warnings|atexit|weakref"
-    r"|setattr|delattr|getattr|globals|vars|locals|exec|open|breakpoint|input"
+    r"set_(?!to_none$)\w*|register(?!_buffer$|_parameter$)\w*|use_\w*|backends|library|custom_op"
+    r"|compile|multiprocessing|utils|ops|classes|hub|overrides|testing|sys|os|builtins|importlib"
+    r"|subprocess|threading|signal|gc|ctypes|types|inspect|warnings|atexit|weakref"
+    r"|setattr|delattr|getattr|globals|vars|locals|exec|open|breakpoint"
 )
 """Names, of attributes too, of what may change a process for longer than a module lives."""
+
+
+_OWN = frozenset({"self", "ctx"})
+"""What a method calls its instance, and an autograd function its context: they die with the
+module."""
 
 
 def reference_key(kernel: KernelCode) -> str | None:
@@ -77,26 +86,37 @@ def _leaves_no_trace(text: str) -> bool:
 
 def _is_harmless(node: ast.AST) -> bool:
     if isinstance(node, ast.Import):
-        return all(name.name.split(".")[0] in _MODULES for name in node.names) and all(
-            not _LEAVES_TRACES.fullmatch(part)
-            for name in node.names
-            for part in name.name.split(".")
-        )
+        return all(_may_import(*name.name.split(".")) for name in node.names)
     if isinstance(node, ast.ImportFrom):
-        parts = [*(node.module or "").split("."), *(name.name for name in node.names)]
-        return parts[0] in _MODULES and not any(map(_LEAVES_TRACES.fullmatch, parts))
+        return _may_import(*(node.module or "").split("."), *(name.name for name in node.names))
     if isinstance(node, ast.Name):
+        if node.id in _OWN:
+            # As a parameter it is the instance; as another name it may be anything.
+            return isinstance(node.ctx, ast.Load)
         dunder = node.id.startswith("__") and node.id.endswith("__")
         return not dunder and node.id != "eval" and not _LEAVES_TRACES.fullmatch(node.id)
     if isinstance(node, ast.Attribute):
-        own = isinstance(node.value, ast.Name) and node.value.id == "self"
-        if not isinstance(node.ctx, ast.Load):
-            return own
-        initialises = node.attr == "__init__"
-        return (own or initialises or not node.attr.startswith("_")) and not (
-            _LEAVES_TRACES.fullmatch(node.attr)
-        )
+        own = _root(node) in _OWN
+        hidden = node.attr.startswith("__" if own else "_") and node.attr != "__init__"
+        if own:
+            return not hidden and node.attr != "compile"
+        read = isinstance(node.ctx, ast.Load)
+        return read and not hidden and not _LEAVES_TRACES.fullmatch(node.attr)
     return True
+
+
+def _may_import(module: str, *parts: str) -> bool:
+    return (module in _MODULES) and not any(
+        part.startswith("_") or _LEAVES_TRACES.fullmatch(part) for part in parts
+    )
+
+
+def _root(node: ast.Attribute) -> str | None:
+    """The name that a chain of attributes begins with."""
+    value: ast.expr = node
+    while isinstance(value, ast.Attribute):
+        value = value.value
+    return value.id if isinstance(value, ast.Name) else None
 
 
 @dataclass
@@ -138,10 +158,11 @@ class Session:
         if self.runner.child.has_children:
             # They may have left its group, and would go on beside the next measurements.
             raise RunnerFault(FaultKind.CRASHED, "the reference left processes behind")
-        self.runner.child.clear()
 
-    def close(self) -> None:
-        """Ends the runner, then gives back what it shared: memory that another process has opened
-        may not be freed. Raises `CudaError` or `OSError`."""
-        self.runner.close()
-        self.transport.close()
+    def end(self) -> None:
+        """Kills the runner, then gives back what it shared: memory that another process has opened
+        may not be freed. Raises `ZygoteLost`, `CudaError` or `OSError`."""
+        try:
+            self.runner.child.kill()
+        finally:
+            self.transport.close()
