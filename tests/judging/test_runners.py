@@ -113,7 +113,7 @@ class Runner:
 
     def __init__(self, preparation: str) -> None:
         self.preparation = preparation
-        self.child = SimpleNamespace(alive=True, kill=lambda: None)
+        self.child = SimpleNamespace(alive=True)
         self.made_by = threading.current_thread().name
         self.closed = threading.Event()
 
@@ -123,6 +123,9 @@ class Runner:
         if runner.made_by.startswith("standby"):
             cls.made_ahead.set()
         return runner
+
+    def end(self) -> None:
+        pass
 
     def close(self) -> None:
         self.closed.set()

@@ -105,6 +105,9 @@ class _Contender:
     kernel: KernelCode
     report: SideReport
     built: list[BuildResult] = field(default_factory=list)
+    key: str | None = None
+    """By which a runner that ran the reference before is found; None for a candidate, and where
+    none may be used again."""
     opened: Session | None = None
     failed: bool = False
     restored: bool = False
@@ -317,6 +320,9 @@ class _Job:
             LANGUAGES[kernel.kernel_type].read(kernel, contender.side)
         except Refusal as refusal:
             raise RunnerFault(FaultKind.REFUSED, refusal.message, hint=refusal.hint) from None
+        if contender.side == "reference":
+            # Now, since it takes time, and no device is held yet.
+            contender.key = reference_key(kernel)
 
     def _build(self, contender: _Contender) -> None:
         language = LANGUAGES[contender.kernel.kernel_type]
@@ -354,14 +360,15 @@ class _Job:
         """Both sources, at once where neither may ask for a build: the device is given up then."""
         begun: list[tuple[_Contender, int]] = []
         for contender in self._contenders:
-            key = self._key(contender)
-            session = self._machine.runners.take_resting(key) if key is not None else None
+            session = None
+            if contender.key is not None:
+                session = self._machine.runners.take_resting(contender.key)
             if session is None:
                 with self._not_charged():
                     session = self._machine.open_session(contender.kernel)
             contender.opened = session
             contender.report.reused = session.jobs
-            stack.callback(self._let_go, contender, key)
+            stack.callback(self._let_go, contender)
             stack.enter_context(self._cancellation.ending(session.runner.child.stop))
         init_inputs: Value | None = None
         together = not self._may_build and not any(
@@ -385,11 +392,7 @@ class _Job:
             for contender in self._contenders
         )
 
-    def _key(self, contender: _Contender) -> str | None:
-        """By which a runner that ran the reference before is found; None for a candidate."""
-        return reference_key(contender.kernel) if contender.side == "reference" else None
-
-    def _let_go(self, contender: _Contender, key: str | None) -> None:
+    def _let_go(self, contender: _Contender) -> None:
         """Hands a runner over to be ended, or kept; that of a cancelled job has ended by then."""
         session = contender.session
         if self._cancellation.asked:
@@ -397,17 +400,16 @@ class _Job:
                 session.runner.child.kill()
         # Until something else is known, the verdict is that the judge has failed.
         unclear = self.report.verdict is Verdict.INTERNAL_ERROR or contender.failed
-        if key is None or unclear or self._cancellation.asked:
+        if contender.key is None or unclear or self._cancellation.asked:
             self._machine.runners.retire(session)
         else:
-            self._machine.runners.rest(key, session)
+            self._machine.runners.rest(contender.key, session)
 
     def _begin_again(self, contender: _Contender, fault: RunnerFault) -> NoReturn:
         """A reference failed in a runner that had run it before: that may not be its own doing.
         Unless something else killed the runner, it has a new one each time from here on."""
-        key = self._key(contender)
-        if key is not None and not isinstance(fault, Killed):
-            self._machine.runners.refuse(key)
+        if contender.key is not None and not isinstance(fault, Killed):
+            self._machine.runners.refuse(contender.key)
         raise _Stale from fault
 
     def _begin_load(self, contender: _Contender, init_inputs: Value | None) -> int:

@@ -628,8 +628,12 @@ class RunnerProcess:
             deadline += waited
             self.child.send(built, deadline=deadline)
 
+    def end(self) -> None:
+        """Kills it. Raises `ZygoteLost`."""
+        self.child.kill()
+
     def close(self) -> None:
-        """Ends it."""
+        """Ends it if it has not ended, and removes its folder."""
         self.build = None
         self.child.close()
 

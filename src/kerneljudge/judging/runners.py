@@ -146,7 +146,7 @@ class Runners:
         stand by. Until then it is frozen."""
         session.runner.child.freeze()
         with self._work:
-            self._put(partial(self._bury, session.runner, session))
+            self._put(partial(self._bury, session))
 
     def rest(self, key: str, session: Session) -> None:
         """Has a runner that ran a reference rest, until it is asked for again or makes room for
@@ -209,7 +209,7 @@ class Runners:
         """Ends some that rest."""
         for rest in list(resting):
             self._resting.remove(rest)
-            self._put(partial(self._bury, rest.session.runner, rest.session))
+            self._put(partial(self._bury, rest.session))
 
     def _new(self, preparation: Preparation) -> RunnerProcess:
         runner = RunnerProcess.start(self._zygote(), preparation, self._quiet.disturbing)
@@ -281,27 +281,27 @@ class Runners:
                 self._undone -= 1
                 self._work.notify_all()
 
-    def _bury(self, runner: RunnerProcess, session: Session | None = None) -> None:
+    def _bury(self, used: Session | RunnerProcess) -> None:
         try:
             with self._quiet.disturbing():
-                if session is not None:
-                    session.end()
-                else:
-                    runner.child.kill()
+                used.end()
         except (CudaError, OSError, ZygoteLost) as error:
             print(f"what a runner held could not be given back: {error}", file=sys.stderr)
         # Its folder may be large, and disturbs nobody.
-        runner.close()
+        used.close()
 
     def _lay_to_rest(self, key: str, session: Session) -> None:
         try:
             with self._quiet.disturbing():
                 session.rest()
             session.runner.child.clear()
-        except Exception:
+        except (RunnerFault, ZygoteLost, CudaError, OSError):
             # What does not do what it is told must end; no job is concerned any more.
-            self._bury(session.runner, session)
+            self._bury(session)
             return
+        except Exception:
+            self._bury(session)
+            raise
         with self._work:
             self._resting.append(_Resting(key, session, time.monotonic()))
             self._wake(self._resting[: -self._references])

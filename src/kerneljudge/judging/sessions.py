@@ -163,6 +163,10 @@ class Session:
         """Kills the runner, then gives back what it shared: memory that another process has opened
         may not be freed. Raises `ZygoteLost`, `CudaError` or `OSError`."""
         try:
-            self.runner.child.kill()
+            self.runner.end()
         finally:
             self.transport.close()
+
+    def close(self) -> None:
+        """Removes the runner's folder, once it has ended."""
+        self.runner.close()

@@ -330,7 +330,7 @@ class Build(_Request):
     build: Annotated[DeviceBuild | ExtensionBuild, Field(discriminator="kind")]
 
 
-FromRunner: TypeAdapter[
+_OfRunner = Annotated[
     Waiting
     | Ready
     | Loaded
@@ -341,23 +341,10 @@ FromRunner: TypeAdapter[
     | Profiled
     | Rested
     | Failed
-    | Build
-] = TypeAdapter(
-    Annotated[
-        Waiting
-        | Ready
-        | Loaded
-        | Made
-        | Attached
-        | Ran
-        | Collected
-        | Profiled
-        | Rested
-        | Failed
-        | Build,
-        Field(discriminator="type"),
-    ]
-)
+    | Build,
+    Field(discriminator="type"),
+]
+FromRunner: TypeAdapter[_OfRunner] = TypeAdapter(_OfRunner)
 
 
 # --- judge and builder
