@@ -400,7 +400,10 @@ class _Job:
                 session.runner.child.kill()
         # Until something else is known, the verdict is that the judge has failed.
         unclear = self.report.verdict is Verdict.INTERNAL_ERROR or contender.failed
-        if contender.key is None or unclear or self._cancellation.asked:
+        # A capture that fails leaves torch's generator capturing: it refuses what comes next.
+        clock = contender.report.clock
+        spoilt = clock is not None and clock.fallback_reason is not None
+        if contender.key is None or unclear or spoilt or self._cancellation.asked:
             self._machine.runners.retire(session)
         else:
             self._machine.runners.rest(contender.key, session)

@@ -295,8 +295,9 @@ class Runners:
             with self._quiet.disturbing():
                 session.rest()
             session.runner.child.clear()
-        except (RunnerFault, ZygoteLost, CudaError, OSError):
+        except (RunnerFault, ZygoteLost, CudaError, OSError) as error:
             # What does not do what it is told must end; no job is concerned any more.
+            print(f"a reference's runner could not be kept: {error}", file=sys.stderr)
             self._bury(session)
             return
         except Exception:
