@@ -52,10 +52,18 @@ def _children_of_threads(pid: int) -> list[int]:
     They are exact while nothing of them ends (proc(5), CONFIG_PROC_CHILDREN).
     """
     found: list[int] = []
-    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+    for thread in _threads(pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += map(int, tasks.read_text().split())
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_bytes().split())
     return found
+
+
+def _threads(pid: int) -> list[str]:
+    """None of a process that has ended, or ends meanwhile."""
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def kill(pid: int) -> None:
