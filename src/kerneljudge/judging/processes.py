@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -400,16 +400,12 @@ class Child:
         self._signal(signal.SIGSTOP)
         stopped: set[int] = set()
         while running := orphans.descendants(self.pid) - stopped:
-            for pid in running:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGSTOP)
+            _send(running, signal.SIGSTOP)
             stopped |= running
 
     def thaw(self) -> None:
         """Has a frozen process go on, with everything that it started."""
-        for pid in orphans.descendants(self.pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGCONT)
+        _send(orphans.descendants(self.pid), signal.SIGCONT)
         self._signal(signal.SIGCONT)
 
     def kill(self) -> int | None:
@@ -638,21 +634,32 @@ class RunnerProcess:
         self.child.close()
 
 
+def _send(pids: Iterable[int], number: int) -> None:
+    """A signal to each that is there still, and may be sent one."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
 def _remove(*paths: Path) -> None:
     """Removes what submitted code has made, however deep its folders are, and however closed.
 
     Raises `OSError` where it cannot be.
     """
-    remove = ["rm", "-rf", "--one-file-system", "--", *map(str, paths)]
-    done = subprocess.run(remove, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        subprocess.run(
-            ["chmod", "-R", "u+rwX", "--", *map(str, paths)],
+
+    def run(*command: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*command, "--", *map(str, paths)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
         )
-        done = subprocess.run(remove, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+    remove = ("rm", "-rf", "--one-file-system")
+    done = run(*remove)
+    if done.returncode:
+        run("chmod", "-R", "u+rwX")
+        done = run(*remove)
     if done.returncode:
         raise OSError(done.stderr.decode(errors="replace").strip()[:1000])
 
