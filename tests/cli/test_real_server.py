@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+from processes import alive, descendants
 
 import kerneljudge
 
@@ -73,38 +74,9 @@ def run(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProces
     return command
 
 
-def started_at(pid: int) -> str | None:
-    """When a process started, which tells it from a later one of the same id; None once dead."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Every process below this one, with its start."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found: dict[int, str] = {}
-    pending = [pid]
-    while pending:
-        for child in children.get(pending.pop(), []):
-            start = started_at(child)
-            if start is not None:
-                found[child] = start
-                pending.append(child)
-    return found
-
-
-def wait_until_gone(processes: dict[int, str]) -> None:
+def wait_until_gone(processes: set[int]) -> None:
     """Returns when none of them lives; the test's own timeout says when that is too long."""
-    while any(started_at(pid) == start for pid, start in processes.items()):
+    while any(alive(pid) for pid in processes):
         time.sleep(0.05)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from pairs import REFERENCE, candidate, kernel, reference
-from processes import command_lines, descendants
+from processes import alive, command_lines, descendants, parent
 
 from kerneljudge.client import KernelJudgeClient, RequestError
 
@@ -351,8 +351,7 @@ def test_a_zygote_that_dies_is_replaced(judge_server: Any, compare: Compare) -> 
     zygotes = [pid for pid, line in lines.items() if "kerneljudge.runtime.zygote" in line]
     # Its children bear its name: it is the one whose parent is the judge.
     for pid in zygotes:
-        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        if parent not in zygotes:
+        if parent(pid) not in zygotes:
             os.kill(pid, signal.SIGKILL)
     for _ in range(2):
         judged = compare(kernel(REFERENCE), GOOD)
@@ -433,8 +432,6 @@ def _judge_and_stop(start_server: Callable[..., Any], device: str, folder: str) 
     server.process.terminate()
     server.process.wait(60)
     deadline = time.monotonic() + 30
-    while (left := {pid for pid in pids if os.path.exists(f"/proc/{pid}")}) and (
-        time.monotonic() < deadline
-    ):
+    while (left := {pid for pid in pids if alive(pid)}) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not command_lines(left)

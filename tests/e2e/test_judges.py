@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from pairs import REFERENCE, candidate, kernel
-from processes import alive, command_lines, descendants
+from processes import alive, command_lines, descendants, parent
 
 from kerneljudge.building import Toolchain
 from kerneljudge.schema import CompareRequest, JobReport, Phase, Verdict
@@ -108,15 +108,6 @@ def needs_the_fast_way() -> None:
     """Skips where torch extensions cannot be built."""
     if missing := Toolchain.detect().missing_for_fast():
         pytest.skip(f"this machine lacks {', '.join(missing)}")
-
-
-def parent(pid: int) -> int | None:
-    """The process that another one is a child of."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(status.partition("PPid:")[2].split()[0])
 
 
 async def until(true: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from pairs import REFERENCE, candidate, kernel
-from processes import alive, command_lines, descendants
+from processes import alive, command_lines, descendants, parent
 
 pytestmark = pytest.mark.e2e
 
@@ -92,11 +92,7 @@ def pids(server: Any, module: str) -> list[int]:
     """The processes of a server that run a module, but not what they forked."""
     lines = command_lines(descendants(server.process.pid))
     found = [pid for pid, line in lines.items() if module in line]
-    parents = {
-        pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        for pid in found
-    }
-    return [pid for pid in found if parents[pid] not in found]
+    return [pid for pid in found if parent(pid) not in {None, *found}]
 
 
 def test_a_killed_server_resumes_running_and_waiting_jobs(start: Start, go: Path) -> None:
