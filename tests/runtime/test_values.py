@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -81,6 +83,19 @@ def test_leaves_are_the_scalars_and_tensors_with_distinct_paths(value: Any) -> N
 def test_what_is_no_data_is_refused_with_its_path(value: Any, path: str) -> None:
     with pytest.raises(ValueUnsupported, match=path):
         strip(value, is_marker)
+
+
+def test_what_was_stripped_dies_with_its_last_use() -> None:
+    marker = Marker()
+    alive = weakref.ref(marker)
+    gc.disable()
+    try:
+        _, found = strip([marker], lambda item: isinstance(item, Marker))
+        assert found == [marker]
+        del marker, found
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_list_that_holds_itself_is_refused() -> None:

@@ -145,22 +145,32 @@ def strip(value: Any, is_tensor: Callable[[Any], bool]) -> tuple[Value, list[Any
     Raises `ValueUnsupported` with the path of what is neither tensor nor data, and for
     containers that hold themselves or nest deeper than 100, and for more than `MAX_VALUES` values.
     """
-    tensors: list[Any] = []
-    count = 0
+    walk = _Walk(is_tensor)
+    return walk.tree(value, "value", 0), walk.tensors
 
-    def walk(item: Any, path: str, depth: int) -> Value:
-        nonlocal count
-        count += 1
-        if count > MAX_VALUES:
+
+class _Walk:
+    """Through a value. No function that calls itself by a name of its own: that and what it found
+    would live until a garbage collection."""
+
+    def __init__(self, is_tensor: Callable[[Any], bool]) -> None:
+        self.tensors: list[Any] = []
+        self._is_tensor = is_tensor
+        self._count = 0
+
+    def tree(self, item: Any, path: str, depth: int) -> Value:
+        """Of an item at a path."""
+        self._count += 1
+        if self._count > MAX_VALUES:
             raise ValueUnsupported(
                 f"the value holds more than {MAX_VALUES} values; return tensors instead of lists of"
                 " numbers"
             )
         if depth > 100:
             raise ValueUnsupported(f"{path[:MAX_KEY]} is nested more than 100 deep")
-        if is_tensor(item):
-            tensors.append(item)
-            return TensorValue(index=len(tensors) - 1)
+        if self._is_tensor(item):
+            self.tensors.append(item)
+            return TensorValue(index=len(self.tensors) - 1)
         if item is None:
             return NoneValue()
         if isinstance(item, bool):
@@ -181,13 +191,15 @@ def strip(value: Any, is_tensor: Callable[[Any], bool]) -> tuple[Value, list[Any
                 )
             return DictValue(
                 keys=list(item),
-                items=[walk(entry, f"{path}[{key!r}]", depth + 1) for key, entry in item.items()],
+                items=[
+                    self.tree(entry, f"{path}[{key!r}]", depth + 1) for key, entry in item.items()
+                ],
             )
         if isinstance(item, Sequence) and not isinstance(item, bytes | bytearray | memoryview):
             return SequenceValue(
                 kind="tuple" if isinstance(item, tuple) else "list",
                 items=[
-                    walk(entry, f"{path}[{position}]", depth + 1)
+                    self.tree(entry, f"{path}[{position}]", depth + 1)
                     for position, entry in enumerate(item)
                 ],
             )
@@ -195,8 +207,6 @@ def strip(value: Any, is_tensor: Callable[[Any], bool]) -> tuple[Value, list[Any
             f"{path} is a {type(item).__module__}.{type(item).__qualname__}; only tensors, numbers,"
             " strings, None, and lists, tuples and dicts of these can cross to the judge"
         )
-
-    return walk(value, "value", 0), tensors
 
 
 def restore(tree: Value, tensors: Sequence[Any]) -> Any:
