@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import alive, descendants
 
 __all__ = ["Postgres", "database_url", "emptied_postgres_url", "postgres", "postgres_url"]
 
@@ -81,9 +82,13 @@ class Postgres:
     def stop(self, with_signal: signal.Signals = signal.SIGINT) -> None:
         """Stops it: by SIGINT every connection is cut, by SIGKILL nothing is put away first."""
         if self.process is not None:
+            # One that serves a connection outlives a killed server for a moment.
+            serving = descendants(self.process.pid)
             self.process.send_signal(with_signal)
             self.process.wait(timeout=60)
             self.process = None
+            while any(alive(pid) for pid in serving):
+                time.sleep(0.01)
 
     def make_database(self) -> str:
         """The URL of a new, empty database."""
